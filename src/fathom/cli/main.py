@@ -1,0 +1,114 @@
+"""``fathom``: reads the command line, runs the verb, and turns what goes wrong into an exit code.
+
+To add a verb: write its module beside this one (`fathom.cli.doctor` is the shortest), and name it in ``VERBS``.
+
+Exit codes: 0 done; 1 a check failed or items were skipped; 2 bad input; 130 interrupted.
+"""
+
+import errno
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Annotated, Any, Union
+
+import tyro
+
+from fathom.cli.doctor import Doctor
+from fathom.cli.verb import STYLE, Group, Verb
+from fathom.cli.verify import VerifyLeRobot
+from fathom.errors import UserError
+
+VERBS: dict[str, type[Verb] | Group] = {
+    "verify": Group(
+        "Compare our results with those of the code that defines them.",
+        {"lerobot": VerifyLeRobot},
+    ),
+    "doctor": Doctor,
+}
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+_DESCRIPTION = "Fathom gives vision-language-action models a sense of depth."
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code.
+
+    Raises:
+        SystemExit: with code 2 where the arguments cannot be read, and 0 after ``--help``.
+    """
+    try:
+        return parse(sys.argv[1:] if arguments is None else arguments).run() or 0
+    except KeyboardInterrupt:
+        _say("interrupted; run the same command again to continue")
+        return INTERRUPTED
+    except UserError as error:
+        _say(str(error))
+        return BAD_INPUT
+    except Exception as error:
+        if not _is_full_disk(error):
+            raise
+        where = getattr(error, "filename", None)
+        _say(f"the disk is full{f' ({where})' if where else ''}: free some space and run the same command again")
+        return BAD_INPUT
+
+
+def parse(arguments: Sequence[str]) -> Verb:
+    """The verb that the arguments name, with its options; without arguments, the help."""
+    arguments = list(arguments) or ["--help"]
+    named = _find(arguments)
+    options: dict[str, Any] = {"args": arguments, "prog": "fathom", "description": _DESCRIPTION, "config": STYLE}
+    if named and "settings" in named.__annotations__:
+        verb, settings = tyro.cli(_choice(VERBS), return_unknown_args=True, **options)
+        return replace(verb, settings=tuple(settings))
+    return tyro.cli(_choice(VERBS), **options)
+
+
+def _find(arguments: Sequence[str]) -> type[Verb] | None:
+    """The verb whose name the arguments begin with; None where they stop short of one, as before ``--help``."""
+    verbs: Mapping[str, type[Verb] | Group] = VERBS
+    for count, word in enumerate(arguments):
+        if word.startswith("-"):
+            return None
+        if word not in verbs:
+            command = " ".join(["fathom", *arguments[:count]])
+            near = get_close_matches(word, verbs, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"it is one of {', '.join(verbs)}."
+            raise UserError(f"'{command}' knows no '{word}': {hint}")
+        found = verbs[word]
+        if not isinstance(found, Group):
+            return found
+        verbs = found.verbs
+    return None
+
+
+def _choice(verbs: Mapping[str, type[Verb] | Group]) -> Any:
+    """The verbs as the union type that tyro reads as subcommands."""
+    members = [
+        Annotated[_choice(verb.verbs), tyro.conf.subcommand(name, description=verb.help)]
+        if isinstance(verb, Group)
+        else Annotated[verb, tyro.conf.subcommand(name)]
+        for name, verb in verbs.items()
+    ]
+    hidden = Annotated[None, tyro.conf.Suppress]  # a union of one would be no choice, and lose its name
+    return Union[tuple(members) if len(members) > 1 else (*members, hidden)]  # noqa: UP007 (built, not written)
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    """Whether this, or what caused it, is a full disk; writers in other languages tell it only in their message."""
+    while error is not None:
+        if getattr(error, "errno", None) in _NO_SPACE or "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _say(sentence: str) -> None:
+    """One line on standard error, in red where there is colour."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False)
+    console.print(Text.assemble(("fathom: ", "bold red"), sentence), soft_wrap=True)

@@ -1,0 +1,60 @@
+"""What a policy sees and what it learns from."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a policy sees at one moment, for a batch of B robots.
+
+    Attributes:
+        images: one picture per camera; uint8 in 0..255 or float in [0, 1].
+        state: proprio, in the robot's own units (not normalised).
+        instruction: one sentence per robot.
+    """
+
+    images: dict[str, Float[Tensor, "batch 3 height width"] | Int[Tensor, "batch 3 height width"]]
+    state: Float[Tensor, "batch state"]
+    instruction: list[str]
+
+    def __len__(self) -> int:
+        return len(self.instruction)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same observation with its tensors on ``device``."""
+        moved = {
+            f.name: _to(getattr(self, f.name), device) for f in fields(self)
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class Batch(Observation):
+    """An observation with what should have been done, and the depth that was measured.
+
+    Attributes:
+        actions: the action chunk, in the robot's own units.
+        action_is_pad: True where the chunk runs past the end of its episode.
+        depth: metres (or relative inverse depth) of the ``main`` camera; values <= 0 or NaN are invalid.
+        depth_codes: the depth tokenizer's code indices of the ``main`` camera, where they were computed beforehand.
+        index: each sample's frame index in its dataset; noise is drawn per index.
+    """
+
+    actions: Float[Tensor, "batch horizon action"]
+    action_is_pad: Bool[Tensor, "batch horizon"]
+    depth: Float[Tensor, "batch 1 height width"] | None = None
+    depth_codes: Int[Tensor, "batch depth_tokens"] | None = None
+    index: Int[Tensor, " batch"] | None = None
+
+
+def _to(value: object, device: torch.device | str) -> object:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: _to(item, device) for key, item in value.items()}
+    return value

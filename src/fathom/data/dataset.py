@@ -1,0 +1,242 @@
+"""Reading a LeRobot v3.0 dataset, frame by frame, with a window of actions."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fathom.data.batch import Batch
+from fathom.data.collate import depth_key
+from fathom.data.features import ACTION, STATE, DatasetInfo, camera_name
+from fathom.data.frames import Column, ImageColumns, read_columns
+from fathom.data.metadata import Episode, Stats, read_episodes, read_stats, read_tasks
+from fathom.data.video import VideoReaders
+from fathom.errors import UserError
+
+Sample = dict[str, Any]
+Indices = NDArray[np.int64]
+
+
+def open_dataset(
+    path: str | Path,
+    *,
+    cameras: Sequence[str] | None = None,
+    horizon: int = 1,
+    depth: bool | Sequence[str] = False,
+    labels: Sequence[str] = (),
+    split: str | None = None,
+    episodes: Sequence[int] | None = None,
+) -> "LeRobotDataset":
+    """Opens the dataset in folder ``path``.
+
+    Args:
+        cameras: the colour cameras to decode, by their short names (``main``); all of them if None.
+        horizon: length of the window of actions.
+        depth: the depth features to decode, as ``main_depth``; True means all there are.
+        labels: integer images to decode, as ``main_segmentation``.
+        split: only the episodes of this split of ``info.json``.
+        episodes: only these episodes.
+
+    Raises:
+        UserError: the dataset is missing, damaged or of another version, or lacks what was asked for.
+    """
+    root = Path(path)
+    info = DatasetInfo.load(root)
+    if horizon < 1:
+        raise UserError(f"horizon = {horizon}: the window of actions needs at least one step.")
+    chosen = [
+        *_choose(root, info, "camera", info.keys("rgb"), cameras),
+        *_choose(root, info, "depth feature", info.keys("depth"), _wanted_depth(root, info, depth)),
+        *_choose(root, info, "label feature", info.keys("labels"), labels),
+    ]
+    selected = _select(root, info, read_episodes(root, info), split, episodes)
+    return LeRobotDataset(root, info, selected, chosen, horizon)
+
+
+class LeRobotDataset(Dataset[Sample]):
+    """A map-style dataset; ``dataset[i]`` is a dict keyed like the features.
+
+    Per frame: every vector feature as stored, (S,); ``action`` (horizon, A) with ``action_is_pad`` (horizon,), the last
+    action repeated past the end of the episode; colour uint8 (3, H, W); depth float32 (1, H, W) in metres; labels int32
+    (1, H, W); ``task`` the instruction; and the scalars ``timestamp``, ``frame_index``, ``episode_index``, ``index``
+    (in the whole dataset, whatever was selected) and ``task_index``.
+
+    Attributes:
+        columns: everything that is no picture, (frames, …), in memory.
+        episodes: the selected episodes; their frames follow each other in this dataset.
+        pictures: the names of the picture features that are decoded.
+    """
+
+    def __init__(
+        self, root: Path, info: DatasetInfo, episodes: Sequence[Episode], pictures: Sequence[str], horizon: int
+    ) -> None:
+        self.root = root
+        self.info = info
+        self.episodes = list(episodes)
+        self.tasks = read_tasks(root)
+        self.pictures = list(pictures)
+        self.horizon = horizon
+        self.columns: dict[str, Column] = read_columns(self.episodes, info.features)
+        lengths = np.array([episode.length for episode in self.episodes], dtype=np.int64)
+        self._ends = np.cumsum(lengths)
+        self._episode_of = np.repeat(np.arange(len(lengths)), lengths)
+        features = {name: info.features[name] for name in pictures}
+        self._images = {name: f for name, f in features.items() if f.dtype == "image"}
+        self._codecs = {name: f.depth_codec for name, f in features.items() if f.kind == "depth" and f.dtype == "video"}
+        self._readers = VideoReaders()
+        self._image_columns = ImageColumns(self._images)
+
+    @property
+    def fps(self) -> float:
+        return self.info.fps
+
+    @cached_property
+    def stats(self) -> Stats:
+        """Statistics of the whole dataset, as stored with it."""
+        return read_stats(self.root)
+
+    def __len__(self) -> int:
+        return len(self._episode_of)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, i: int) -> Sample:
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"frame {i} of {len(self)}")
+        i %= len(self)
+        sample: Sample = {name: _value(column, i) for name, column in self.columns.items() if name != ACTION}
+        if ACTION in self.columns:
+            rows, is_pad = self.window(np.array([i]))
+            sample[ACTION] = torch.from_numpy(self.columns[ACTION][rows[0]])
+            sample["action_is_pad"] = torch.from_numpy(is_pad[0])
+        sample["task"] = self.tasks[int(sample["task_index"])]
+        sample.update({name: torch.from_numpy(self.picture(name, i)) for name in self.pictures})
+        return sample
+
+    def batch(self, frames: Sequence[int]) -> Batch:
+        """The batch of these frames: what :func:`~fathom.data.collate.collate` makes of them, with less copying."""
+        chosen = np.asarray(frames, dtype=np.int64)
+        features = {name: self.info.features[name] for name in self.pictures}
+        depth = depth_key([name for name, feature in features.items() if feature.kind == "depth"])
+        cameras = [name for name, feature in features.items() if feature.kind == "rgb"]
+        pictures = {name: self._stack(name, chosen) for name in [*cameras, *([depth] if depth else [])]}
+        return self.batch_around(chosen, {camera_name(name): pictures[name] for name in cameras}, pictures.get(depth))
+
+    def batch_around(self, frames: Indices, images: dict[str, Tensor], depth: Tensor | None) -> Batch:
+        """The batch of ``frames`` (N,) with pictures from elsewhere.
+
+        Raises:
+            UserError: the dataset has no state or no action.
+        """
+        for name in (STATE, ACTION):
+            if name not in self.columns:
+                there = ", ".join(self.columns)
+                raise UserError(f"{self.root}: there is no feature {name!r}, which a policy needs; there is: {there}.")
+        rows, is_pad = self.window(frames)
+        return Batch(
+            images=images,
+            state=torch.from_numpy(self.columns[STATE][frames]),
+            instruction=[self.tasks[task] for task in self.columns["task_index"][frames]],
+            actions=torch.from_numpy(self.columns[ACTION][rows]),
+            action_is_pad=torch.from_numpy(is_pad),
+            depth=depth,
+            index=torch.from_numpy(self.columns["index"][frames]),
+        )
+
+    def window(self, frames: Indices) -> tuple[Indices, NDArray[np.bool_]]:
+        """Which rows the action windows of ``frames`` (N,) hold.
+
+        Returns:
+            rows (N, horizon) of ``columns``, and is_pad (N, horizon), True past the end of the episode.
+        """
+        rows = frames[:, None] + np.arange(self.horizon)
+        ends = self._ends[self._episode_of[frames]][:, None]
+        return np.minimum(rows, ends - 1), rows >= ends
+
+    def picture(self, name: str, i: int) -> NDArray[Any]:
+        """Frame ``i`` of a picture feature as a sample has it: channels first, depth in metres."""
+        if name in self._images:
+            episode = self.episodes[self._episode_of[i]]
+            return self._image_columns.get(name, episode.data, int(self.columns["index"][i]))
+        picture = self.raw_picture(name, i)
+        return self._codecs[name].decode(picture)[None] if name in self._codecs else picture.transpose(2, 0, 1).copy()
+
+    def raw_picture(self, name: str, i: int) -> NDArray[Any]:
+        """Frame ``i`` of a video feature as its codec has it: uint8 (H, W, 3) or depth codes uint16 (H, W)."""
+        path, begin = self.episodes[self._episode_of[i]].videos[name]
+        pictures = "gray12le" if name in self._codecs else "rgb24"
+        return self._readers.get(path, pictures).picture_at(begin + float(self.columns["timestamp"][i]))
+
+    def _stack(self, name: str, frames: Indices) -> Tensor:
+        """The pictures of ``frames``, written straight to where they stay."""
+        first = self.picture(name, int(frames[0]))
+        stack = np.empty((len(frames), *first.shape), first.dtype)
+        stack[0] = first
+        for place, frame in enumerate(frames[1:].tolist(), start=1):
+            if name in self._images:
+                stack[place] = self.picture(name, frame)
+            elif name in self._codecs:
+                self._codecs[name].decode(self.raw_picture(name, frame), out=stack[place, 0])
+            else:
+                stack[place] = self.raw_picture(name, frame).transpose(2, 0, 1)
+        return torch.from_numpy(stack)
+
+
+def _value(column: Column, i: int) -> Any:
+    if isinstance(column, list):
+        return column[i]
+    return torch.from_numpy(column[i : i + 1].copy())[0]
+
+
+def _wanted_depth(root: Path, info: DatasetInfo, depth: bool | Sequence[str]) -> Sequence[str] | None:
+    if depth is True:
+        if not info.keys("depth"):
+            raise UserError(
+                f"{root}: the dataset has no depth feature; annotate it with depth, or train without (depth=None)."
+            )
+        return None
+    return depth or ()
+
+
+def _choose(
+    root: Path, info: DatasetInfo, what: str, available: Sequence[str], wanted: Sequence[str] | None
+) -> list[str]:
+    """The full names of the wanted features, which may be given by their short ones."""
+    by_name = {camera_name(key): key for key in available} | {key: key for key in available}
+    if wanted is None:
+        return list(available)
+    for name in wanted:
+        if name not in by_name:
+            there = ", ".join(camera_name(key) for key in available) or "none"
+            raise UserError(f"{root}: the dataset has no {what} {name!r}; there is: {there}.")
+    return [by_name[name] for name in wanted]
+
+
+def _select(
+    root: Path, info: DatasetInfo, episodes: list[Episode], split: str | None, indices: Sequence[int] | None
+) -> list[Episode]:
+    if split is not None:
+        if split not in info.splits:
+            there = ", ".join(info.splits) or "none"
+            raise UserError(f"{root}: the dataset has no split {split!r}; there is: {there}.")
+        try:
+            first, last = (int(part) for part in info.splits[split].split(":"))
+        except ValueError as error:
+            raise UserError(
+                f"{root}/meta/info.json: split {split!r} is {info.splits[split]!r}, but first:last is expected."
+            ) from error
+        episodes = [episode for episode in episodes if first <= episode.index < last]
+    if indices is None:
+        return episodes
+    by_index = {episode.index: episode for episode in episodes}
+    for index in indices:
+        if index not in by_index:
+            raise UserError(f"{root}: there is no episode {index}; the dataset has {len(by_index)} to choose from.")
+    return [by_index[index] for index in indices]

@@ -1,0 +1,58 @@
+"""Writing files so that a reader, or a process that resumes, never sees half of one."""
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fathom.errors import UserError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def full_disk_is_told(path: Path) -> Iterator[None]:
+    """Turns "no space left" from any library into one sentence.
+
+    Raises:
+        UserError: the disk that holds ``path`` is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL or "No space left" in str(error) or "File too large" in str(error):
+            raise UserError(
+                f"{path}: the disk is full; free some space and run again: what is complete is kept."
+            ) from error
+        raise
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes ``content`` and waits until it is on the disk; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with full_disk_is_told(path), temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_file(path, json.dumps(value, indent=4).encode())
+
+
+def sync(path: Path) -> None:
+    """Waits until a file (or the entries of a folder) is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with full_disk_is_told(path):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

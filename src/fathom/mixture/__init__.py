@@ -1,0 +1,29 @@
+"""Mixture of transformers: blocks of tokens, a table of who reads whom, streams with their own weights, one attention.
+
+This room knows nothing of robots, images or depth. A model is a set of streams, a visibility table and a plan.
+"""
+
+from .attention import Backend, attend, attention_weights
+from .blocks import Block, Span
+from .gemma import GemmaStream, GemmaStreamLayer
+from .mixture import Cache, Mixture, Plan, in_step
+from .stream import Stream, StreamLayer
+from .visibility import Mask, Visibility
+
+__all__ = [
+    "Backend",
+    "Block",
+    "Cache",
+    "GemmaStream",
+    "GemmaStreamLayer",
+    "Mask",
+    "Mixture",
+    "Plan",
+    "Span",
+    "Stream",
+    "StreamLayer",
+    "Visibility",
+    "attend",
+    "attention_weights",
+    "in_step",
+]

@@ -1,0 +1,76 @@
+"""What stands before and behind the experts' transformers: action encoder and depth head."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..conventions import Conventions
+from .config import DepthConfig
+
+
+class ActionEncoder(nn.Module):
+    """Noisy actions and the flow time to tokens: Linear, join the time, Linear, SiLU, Linear."""
+
+    def __init__(self, action_dim: int, width: int, conventions: Conventions) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(action_dim, width)
+        self.linear_2 = nn.Linear(2 * width, width)
+        self.linear_3 = nn.Linear(width, width)
+        self.conventions = conventions
+
+    def forward(
+        self, actions: Float[Tensor, "batch horizon action"], time: Float[Tensor, " batch"]
+    ) -> Float[Tensor, "batch horizon width"]:
+        """Embed each step of the noisy chunk."""
+        embedded = self.linear_1(actions)
+        when = self.conventions.time_embedding(time, embedded.shape[-1])
+        when = when[:, None].to(embedded.dtype).expand_as(embedded)
+        joined = (when, embedded) if self.conventions.time_first else (embedded, when)
+        return self.linear_3(F.silu(self.linear_2(torch.cat(joined, -1))))
+
+
+class DepthHead(nn.Module):
+    """The depth expert without its transformer: an MLP from the visual tokens, a shallow CNN to latent vectors.
+
+    Source: QDepth-VLA section 3.3. The CNN's shape is unstated: two 3x3 convolutions [D].
+
+    Args:
+        vision_width: width of the visual tokens, before language fusion.
+        width: width of the expert's transformer.
+        image_grid: side of the grid of visual tokens.
+    """
+
+    def __init__(self, config: DepthConfig, vision_width: int, width: int, image_grid: int) -> None:
+        super().__init__()
+        self.config = config
+        self.image_grid = image_grid
+        self.project_in = nn.Sequential(nn.Linear(vision_width, width), nn.GELU(), nn.Linear(width, width))
+        upsample = config.grid // image_grid
+        self.decoder = nn.Sequential(
+            nn.Conv2d(width, width * upsample**2, 3, padding=1),
+            nn.PixelShuffle(upsample),
+            nn.GELU(),
+            nn.Conv2d(width, config.code_dim, 3, padding=1),
+        )
+        self.register_buffer("codebook", torch.zeros(config.codes, config.code_dim))
+        self.register_buffer("temperature", torch.ones(()))
+
+    def use_codebook(self, codebook: Float[Tensor, "codes code_dim"]) -> None:
+        """Take over a frozen codebook, and the temperature that goes with it."""
+        self.codebook.copy_(codebook.detach())
+        if self.config.temperature == "auto":
+            squared = torch.cdist(codebook, codebook).square()
+            self.temperature.copy_(squared.sum() / (len(codebook) * (len(codebook) - 1)))
+        else:
+            self.temperature.fill_(self.config.temperature)
+
+    def forward(self, hidden: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch depth_tokens codes"]:
+        """The expert's output to logits over the codes: ``-|x - c|^2 / tau`` for each depth token, in fp32."""
+        grid = hidden.mT.unflatten(2, (self.image_grid, self.image_grid))
+        latent = self.decoder(grid).flatten(2).mT.float()
+        with torch.autocast(latent.device.type, enabled=False):
+            squared = (
+                latent.square().sum(-1, keepdim=True) - 2 * latent @ self.codebook.mT + self.codebook.square().sum(-1)
+            )
+            return -squared / self.temperature

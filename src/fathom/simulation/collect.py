@@ -1,0 +1,215 @@
+"""Demonstrations from the scripted experts, as a LeRobot dataset.
+
+Which episodes a dataset holds follows from its plan alone: for each task and split, the first seeds that the expert
+solves. The number of processes and interruptions change nothing about it.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fathom.data.files import write_json
+from fathom.data.writer import DatasetWriter
+from fathom.errors import UserError
+from fathom.simulation import TRAINING_SEED, VALIDATION_SEED, check_task, prepare_simulator
+from fathom.simulation.demonstrations import ROBOT, Style, dataset_features, label_names, stage
+from fathom.simulation.metaworld_tasks import ACTION_REPEAT, SIMULATOR_HZ
+from fathom.simulation.workers import Call, Workers
+
+FPS = SIMULATOR_HZ // ACTION_REPEAT
+SEEDS_PER_SPLIT = VALIDATION_SEED - TRAINING_SEED
+
+
+class TaskYield(NamedTuple):
+    """How many layouts of a task were tried, how many were solved and kept, and their frames."""
+
+    tried: int
+    kept: int
+    frames: int
+
+
+@dataclass
+class Quota:
+    """The first ``wanted`` solved seeds of one task and split, from ``first_seed`` on.
+
+    Seed ``first_seed + i`` is staged under the number ``first_number + i``, known before it is known how many succeed.
+    """
+
+    task: str
+    first_seed: int
+    wanted: int
+    first_number: int
+    tried: int = 0
+    under_way: int = 0
+    frames: list[int] = field(default_factory=list)  # of each episode kept
+
+    def next_number(self) -> int | None:
+        """The next seed's number; None while those kept and under way may be enough.
+
+        So a seed is tried only if it would also be tried one at a time: what is kept does not depend on timing.
+        """
+        if len(self.frames) + self.under_way >= self.wanted:
+            return None
+        if self.tried == min(SEEDS_PER_SPLIT, 20 + 5 * self.wanted):
+            raise UserError(
+                f"the scripted expert of {self.task} solved only {len(self.frames)} of {self.tried} layouts: "
+                "leave this task out."
+            )
+        self.tried += 1
+        self.under_way += 1
+        return self.first_number + self.tried - 1
+
+    def take(self, frames: int) -> None:
+        """One attempt ended, with ``frames`` frames, or 0 where the expert failed."""
+        self.under_way -= 1
+        if frames:
+            self.frames.append(frames)
+
+
+def collect(
+    suite: str,
+    tasks: Sequence[str],
+    episodes_per_task: int,
+    root: str | Path,
+    *,
+    validation_share: float = 0.1,
+    image_size: int = 128,
+    segmentation: bool = False,
+    processes: int = 2,
+    console: Console | None = None,
+) -> dict[str, TaskYield]:
+    """Collect a dataset at ``root``; call it again after an interruption and it goes on.
+
+    Each frame has RGB and metric depth of the camera ``main``, the state, and the action that the expert wanted. What
+    was tried and kept is printed and stands in the dataset's ``meta/collection.json``.
+
+    Args:
+        episodes_per_task: successful ones, of both splits together.
+        validation_share: of every task's episodes, at least one, which no training split holds.
+
+    Raises:
+        UserError: an unknown task, something already at ``root``, episodes half-collected with other arguments, a full
+            disk, an expert that fails too often, no simulator or no OpenGL.
+    """
+    for task in tasks:
+        check_task(suite, task)
+    validation = max(1, round(episodes_per_task * validation_share))
+    if not tasks or len(set(tasks)) != len(tasks) or validation >= episodes_per_task:
+        raise UserError("name at least one task, each once, and ask for at least two episodes of each.")
+    prepare_simulator()
+    console = console or Console()
+    quotas = _quotas(tasks, episodes_per_task - validation, validation)
+    with Workers(processes) as workers:
+        style = Style(image_size)
+        if segmentation:
+            style = replace(style, label_names=_all_label_names(workers, suite, tasks))
+        features = dataset_features(image_size, style.label_names)
+        writer = DatasetWriter(root, features, FPS, ROBOT)
+        plan = {"suite": suite, "tasks": list(tasks), "episodes_per_task": episodes_per_task}
+        plan |= {"validation": validation, "style": asdict(style)}
+        log = _Log(writer.staging, plan)
+        with _progress(console) as progress:
+            bar = progress.add_task("collecting", total=episodes_per_task * len(tasks), frames=0)
+            arguments = (writer.root, features, FPS)
+            for _ in _attempts(quotas, log, workers, suite, style, arguments):
+                done = [frames for quota in quotas for frames in quota.frames]
+                progress.update(bar, completed=len(done), frames=sum(done))
+    training = len(tasks) * (episodes_per_task - validation)
+    writer.finish({"train": range(training), "validation": range(training, len(tasks) * episodes_per_task)})
+    result = {task: _yield([quota for quota in quotas if quota.task == task]) for task in tasks}
+    counts = {task: item._asdict() for task, item in result.items()}
+    write_json(writer.root / "meta" / "collection.json", plan | {"yield": counts})
+    console.print(_table(result))
+    return result
+
+
+def _quotas(tasks: Sequence[str], training: int, validation: int) -> list[Quota]:
+    """All training episodes before all others: each split is one range of the dataset."""
+    splits = ((TRAINING_SEED, training), (VALIDATION_SEED, validation))
+    wanted = [(task, seed, n) for seed, n in splits for task in tasks]
+    return [Quota(task, seed, n, SEEDS_PER_SPLIT * number) for number, (task, seed, n) in enumerate(wanted)]
+
+
+def _attempts(
+    quotas: list[Quota], log: "_Log", workers: Workers, suite: str, style: Style, arguments: tuple[object, ...]
+) -> Iterator[None]:
+    """Fill the quotas; yields after every attempt that ended."""
+    free = list(range(len(workers)))
+    while True:
+        for quota in quotas:
+            while free and (number := quota.next_number()) is not None:
+                if number in log.frames:
+                    quota.take(log.frames[number])
+                    yield
+                    continue
+                seed = quota.first_seed + number - quota.first_number
+                call = Call((quota, number), stage, (*arguments, number, suite, quota.task, seed, style))
+                workers.send(free.pop(), call)
+        if len(free) == len(workers):
+            return
+        worker, answer = workers.receive()
+        if answer.error is not None:
+            raise RuntimeError(f"recording a demonstration failed:\n{answer.error}")
+        free.append(worker)
+        _, number = answer.key
+        quota = quotas[number // SEEDS_PER_SPLIT]
+        log.note(number, answer.value)
+        quota.take(answer.value)
+        yield
+
+
+class _Log:
+    """How each attempt ended, on disk beside the staged episodes: failures are not tried again after an interruption.
+
+    Raises:
+        UserError: the staged episodes belong to another plan.
+    """
+
+    def __init__(self, folder: Path, plan: dict[str, object]) -> None:
+        plan_path, self._path = folder / "plan.json", folder / "attempts.jsonl"
+        if not plan_path.exists():
+            write_json(plan_path, plan)
+        elif json.loads(plan_path.read_text()) != json.loads(json.dumps(plan)):
+            raise UserError(f"{folder}: holds episodes collected with other arguments; repeat those, or remove it.")
+        lines = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]  # an interruption may have cut the last one
+        self._path.write_text("".join(whole))
+        self.frames: dict[int, int] = {item["number"]: item["frames"] for item in map(json.loads, whole)}
+
+    def note(self, number: int, frames: int) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps({"number": number, "frames": frames}) + "\n")
+
+
+def _all_label_names(workers: Workers, suite: str, tasks: Sequence[str]) -> tuple[str, ...]:
+    """One table of segmentation labels for all tasks: what they share first, then each task's objects."""
+    found = {}
+    for answer in workers.map(Call(task, label_names, (suite, task)) for task in tasks):
+        if answer.error is not None:
+            raise RuntimeError(f"building {answer.key} failed:\n{answer.error}")
+        found[answer.key] = answer.value
+    return tuple(dict.fromkeys(name for task in tasks for name in found[task]))
+
+
+def _yield(quotas: list[Quota]) -> TaskYield:
+    frames = [frames for quota in quotas for frames in quota.frames]
+    return TaskYield(sum(quota.tried for quota in quotas), len(frames), sum(frames))
+
+
+def _progress(console: Console) -> Progress:
+    counts = (MofNCompleteColumn(), TextColumn("episodes, {task.fields[frames]} frames"))
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(TextColumn("{task.description}"), BarColumn(), *counts, *times, console=console)
+
+
+def _table(result: dict[str, TaskYield]) -> Table:
+    table = Table("task", "kept", "tried", "yield", "mean length", title="Demonstrations")
+    for task, (tried, kept, frames) in result.items():
+        table.add_row(task, str(kept), str(tried), f"{kept / tried:.0%}", f"{frames / kept:.0f} frames")
+    return table

@@ -1,0 +1,63 @@
+"""What a training run is told."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its schedule: linear warm-up, then a cosine over ``cycle_steps``.
+
+    Attributes:
+        lr: the learning rate's peak.
+        warmup_steps: steps until it is reached.
+        cycle_steps: length of the cosine, down to ``final_share`` of the peak; the paper's 1e7 is nearly constant.
+        final_share: what is left of the peak at the end of the cycle and after it.
+        weight_decay, beta_1, beta_2: AdamW's own.
+        clip_norm: the gradient's norm is clipped to this.
+    """
+
+    lr: float = 5e-5
+    warmup_steps: int = 200
+    cycle_steps: int = 10_000_000
+    final_share: float = 0.0
+    weight_decay: float = 1e-4
+    beta_1: float = 0.9
+    beta_2: float = 0.95
+    clip_norm: float = 1.0
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        progress = min(1.0, max(0.0, (step - self.warmup_steps) / max(1, self.cycle_steps - self.warmup_steps)))
+        cosine = 0.5 * (1 + math.cos(math.pi * progress))
+        return self.lr * warm * (self.final_share + (1 - self.final_share) * cosine)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One training run.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: samples per step.
+        seed: decides initial weights, order of the data, noise and times.
+        precision: ``bf16`` computes in bf16 with fp32 weights; ``fp32`` throughout.
+        ema_decay: of the averaged weights, which are what is saved; 0 saves the last weights.
+        log_every: steps between lines of ``metrics.jsonl``.
+        checkpoint_every: steps between checkpoints.
+        in_memory: decode the whole dataset once before the first step: for small datasets.
+        workers: processes that decode, when not in memory.
+    """
+
+    steps: int = 1000
+    batch_size: int = 32
+    seed: int = 0
+    precision: Literal["bf16", "fp32"] = "bf16"
+    ema_decay: float = 0.0
+    log_every: int = 20
+    checkpoint_every: int = 200
+    in_memory: bool = True
+    workers: int = 2
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

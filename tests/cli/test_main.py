@@ -1,0 +1,202 @@
+"""What the command line does with good input, bad input, and interruptions."""
+
+import errno
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from fathom.cli import main as cli
+from fathom.cli.verb import Settings, with_settings
+from fathom.errors import UserError
+
+Install = Callable[[Callable[[], int | None]], None]
+
+
+@pytest.fixture
+def verb(monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Puts a verb ``act`` into the command line that does what the test says."""
+
+    def install(action: Callable[[], int | None]) -> None:
+        @dataclass(frozen=True)
+        class Act:
+            """Do what the test says."""
+
+            batch_size: int = 1
+
+            def run(self) -> int | None:
+                return action()
+
+        monkeypatch.setitem(cli.VERBS, "act", Act)
+
+    return install
+
+
+def fails(error: BaseException) -> Callable[[], int | None]:
+    def action() -> int | None:
+        raise error
+
+    return action
+
+
+@pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (1, 1)])
+def test_a_verb_decides_between_done_and_failed(verb: Install, returned: int | None, code: int) -> None:
+    verb(lambda: returned)
+    assert cli.main(["act"]) == code
+
+
+def test_a_users_mistake_is_one_sentence_and_code_2(verb: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    sentence = "runs/[a]/config.json: 'camera' is 'left'; this dataset has 'main' and 'wrist'. " * 3
+    verb(fails(UserError(sentence)))
+    assert cli.main(["act"]) == 2
+    out, err = capsys.readouterr()
+    assert err == f"fathom: {sentence}\n"  # not wrapped, and brackets are no markup
+    assert out == ""
+
+
+def test_an_interruption_says_how_to_go_on(verb: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    verb(fails(KeyboardInterrupt()))
+    assert cli.main(["act"]) == 130
+    assert capsys.readouterr().err == "fathom: interrupted; run the same command again to continue\n"
+
+
+def test_a_full_disk_is_the_users_to_mend(verb: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    verb(fails(OSError(errno.ENOSPC, "No space left on device", "runs/a.parquet")))
+    assert cli.main(["act"]) == 2
+    assert "the disk is full (runs/a.parquet): free some space" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_known_behind_another_error(verb: Install) -> None:
+    wrapped = RuntimeError("could not write")
+    wrapped.__cause__ = OSError(errno.EDQUOT, "Disk quota exceeded")
+    verb(fails(wrapped))
+    assert cli.main(["act"]) == 2
+
+
+def test_our_own_mistakes_keep_their_traceback(verb: Install) -> None:
+    verb(fails(ValueError("a bug")))
+    with pytest.raises(ValueError, match="a bug"):
+        cli.main(["act"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [(["act", "--batchsize", "2"], "--batch-size"), (["act", "--batch-size", "many"], "--batch-size")],
+)
+def test_an_option_that_is_wrong_names_the_right_one(
+    verb: Install, capsys: pytest.CaptureFixture[str], arguments: list[str], near: str
+) -> None:
+    verb(lambda: None)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    assert near in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["docter"], "'fathom' knows no 'docter': did you mean 'doctor'?"),
+        (["verify", "lerobt"], "'fathom verify' knows no 'lerobt': did you mean 'lerobot'?"),
+        (["fly"], "'fathom' knows no 'fly': it is one of"),
+    ],
+)
+def test_an_unknown_verb_names_a_near_one(arguments: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == 2
+    assert hint in capsys.readouterr().err
+
+
+def test_a_group_without_a_verb_lists_its_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["verify"])
+    assert stopped.value.code == 2
+    assert "lerobot" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_help_lists_every_verb_on_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    for name, verb in cli.VERBS.items():
+        assert f"• {name}" in out
+        sentence = verb.help if isinstance(verb, cli.Group) else verb.__doc__
+        assert sentence and "\n" not in sentence, f"the help of '{name}' is one line"
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    lr: float = 1e-3
+
+
+@dataclass(frozen=True)
+class Recipe:
+    steps: int = 10
+    optimiser: Optimiser = field(default_factory=Optimiser)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Fit a recipe."""
+
+    recipe: str = "small"
+    settings: Settings = ()
+
+    def run(self) -> None:
+        print(with_settings(Recipe(steps=20), self.settings, "fathom fit"))
+
+
+def test_a_verb_may_take_the_fields_of_its_recipe(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(cli.VERBS, "fit", Fit)
+    assert cli.main(["fit", "--optimiser.lr", "0.5", "--recipe", "small"]) == 0
+    assert capsys.readouterr().out.strip() == repr(Recipe(steps=20, optimiser=Optimiser(lr=0.5)))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["fit", "--recipe", "small", "--optimiser.rl", "0.5"])
+    assert stopped.value.code == 2
+    assert "--optimiser.lr" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 1)])
+def test_verify_ends_with_its_verdict(
+    ok: bool, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verdict = {"ok": ok, "max": {"action": 0.0}, "tolerance": {"action": 0.0}}
+    asked = []
+
+    def verify_lerobot(dataset: Path, expected: Path) -> dict[str, object]:
+        asked.append((dataset, expected))
+        return verdict
+
+    module = ModuleType("fathom.data.verify")
+    module.__dict__["verify_lerobot"] = verify_lerobot
+    monkeypatch.setitem(sys.modules, "fathom.data.verify", module)
+    assert cli.main(["verify", "lerobot", "some/dataset", "--expected", "some.npz"]) == code
+    assert asked == [(Path("some/dataset"), Path("some.npz"))]
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == verdict
+
+
+def test_help_is_quick_because_it_imports_nothing_heavy() -> None:
+    script = (
+        "import sys\n"
+        "from fathom.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({name.split('.')[0] for name in sys.modules}), file=sys.stderr)\n"
+    )
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stderr
+    for package in ("torch", "transformers", "numpy", "av", "pyarrow", "mujoco", "matplotlib"):
+        assert f"'{package}'" not in loaded
+
+
+def test_python_dash_m_is_the_same_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "fathom", "docter"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "fathom: 'fathom' knows no 'docter': did you mean 'doctor'?\n"

@@ -1,0 +1,96 @@
+"""An evaluation is a folder that an interruption leaves ready to go on."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+import torch
+
+from fathom.data.batch import Observation
+from fathom.errors import UserError
+from fathom.evaluation.evaluate import _Log, evaluate
+from fathom.evaluation.protocol import Protocol
+from fathom.evaluation.results import Result
+from fathom.simulation.rollout import RandomPolicy, ScriptedPolicy
+
+PROTOCOL = Protocol("metaworld", ("handle-press", "reach"), episodes=2, image_size=48)
+
+
+class Pusher:
+    """Presses down: solves some layouts, needs pictures; breaks off when told to fly."""
+
+    noise_shape = (4, 4)
+
+    def sample_actions(self, observation: Observation, noise: torch.Tensor | None = None) -> torch.Tensor:
+        assert noise is not None and observation.images["main"].shape[1:] == (3, 48, 48)
+        return (0.3 * noise + torch.tensor([0.0, 0.6, -0.4, 0.0])).clip(-1, 1)
+
+
+def without_time(result: Result) -> list[Any]:
+    return [replace(episode, wall_s=0.0) for episode in result.episodes]
+
+
+def test_an_interrupted_evaluation_goes_on_to_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = evaluate(Pusher(), PROTOCOL, tmp_path / "whole", name="pusher", environments=3)
+    assert [(e.task, e.seed, e.init_state) for e in whole.episodes] == [
+        (task, 10_000 + i, i) for task in PROTOCOL.tasks for i in range(2)
+    ]
+    assert Result.load(tmp_path / "whole" / "results.json") == whole
+
+    folder, noted, note = tmp_path / "resumed", [], _Log.note
+
+    def interrupted(self: _Log, outcome: Any) -> None:
+        note(self, outcome)
+        noted.append((outcome.episode.task, outcome.episode.index))
+        if len(noted) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Log, "note", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Pusher(), PROTOCOL, folder, name="pusher", environments=2)
+    assert not (folder / "results.json").exists()
+    with pytest.raises(UserError, match="another policy or protocol"):
+        evaluate(Pusher(), replace(PROTOCOL, execute=2), folder, name="pusher")
+    with (folder / "episodes.jsonl").open("a") as file:
+        file.write('{"task": "rea')  # cut in the middle of a line
+    resumed = evaluate(Pusher(), PROTOCOL, folder, name="pusher", environments=2)
+    assert without_time(resumed) == without_time(whole)
+    assert len(noted) == len(set(noted)) == 4, "what was there is not tried again"
+    again = evaluate(Pusher(), PROTOCOL, folder, name="pusher")
+    assert again == resumed and len(noted) == 4
+
+
+def test_clips_show_the_first_episodes_and_play_in_a_browser(tmp_path: Path) -> None:
+    result = evaluate(ScriptedPolicy(), PROTOCOL, tmp_path, name="expert", clips_per_task=1)
+    assert all(episode.success for episode in result.episodes)
+    clips = sorted(path.name for path in (tmp_path / "clips").iterdir())
+    assert clips == ["handle-press-00.mp4", "reach-00.mp4"]
+    with av.open(str(tmp_path / "clips" / "handle-press-00.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+    assert len(frames) == result.episodes[0].steps + 1 and frames[0].shape == (48, 48, 3)
+    assert frames[0].std() > 10
+
+
+def test_a_broken_episode_is_a_failure_with_its_error(tmp_path: Path) -> None:
+    class Nan(RandomPolicy):
+        def sample_actions(self, observation: Observation, noise: torch.Tensor | None = None) -> torch.Tensor:
+            return torch.full((len(observation), 4, 4), float("nan"))
+
+    protocol = Protocol("metaworld", ("reach",), episodes=1, image_size=48)
+    result = evaluate(Nan(), protocol, tmp_path, name="nan")
+    assert not result.episodes[0].success and "finite" in (result.episodes[0].error or "")
+    assert json.loads((tmp_path / "results.json").read_text())["summary"]["reach"]["rate"] == 0
+
+
+def test_a_protocol_that_cannot_be_run_is_told() -> None:
+    with pytest.raises(UserError, match="no task called 'fly'"):
+        Protocol("metaworld", ("fly",))
+    with pytest.raises(UserError, match="each named once"):
+        Protocol("metaworld", ("reach", "reach"))
+    with pytest.raises(UserError, match="at least one episode"):
+        Protocol("metaworld", ("reach",), episodes=0)

@@ -1,0 +1,120 @@
+"""Collected datasets follow from their plan alone."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fathom.data.features import ACTION, MAIN_DEPTH, STATE, DatasetInfo
+from fathom.errors import UserError
+from fathom.simulation import collect as module
+from fathom.simulation.collect import Quota, collect
+from fathom.simulation.demonstrations import MAIN, MAIN_SEGMENTATION, Style, record
+from fathom.simulation.experts import ExpertNoise
+
+TASKS = ["handle-press", "coffee-button"]
+SMALL: dict[str, Any] = {"image_size": 64, "segmentation": True, "processes": 1}
+
+
+def digest(root: Path) -> dict[str, str]:
+    """The content of every file of a dataset."""
+    files = (path for path in sorted(root.rglob("*")) if path.is_file())
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("collect") / "whole"
+    collect("metaworld", TASKS, 3, root, validation_share=0.3, **SMALL)
+    return root
+
+
+def test_a_dataset_has_its_features_its_splits_and_its_yield(dataset: Path) -> None:
+    info = DatasetInfo.load(dataset)
+    assert info.total_episodes == 6 and info.total_tasks == 2 and info.fps == 40
+    assert info.splits == {"train": "0:4", "validation": "4:6"}
+    assert {MAIN, MAIN_DEPTH, MAIN_SEGMENTATION, STATE, ACTION} <= set(info.features)
+    names = info.features[MAIN_SEGMENTATION].label_names
+    assert list(names.values())[:6] == ["background", "floor", "table", "wall", "arm", "gripper"]
+    assert len(set(names.values())) == len(names) > 7  # both tasks' objects
+    written = json.loads((dataset / "meta" / "collection.json").read_text())["yield"]
+    assert sum(counts["frames"] for counts in written.values()) == info.total_frames
+    assert all(counts["kept"] == 3 <= counts["tried"] for counts in written.values())
+
+
+def test_an_interruption_and_more_processes_change_no_byte(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "resumed"
+    note, noted = module._Log.note, []
+
+    def interrupted(self: Any, number: int, frames: int) -> None:
+        note(self, number, frames)
+        noted.append(number)
+        if len(noted) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module._Log, "note", interrupted)
+    arguments = SMALL | {"processes": 2}
+    with pytest.raises(KeyboardInterrupt):
+        collect("metaworld", TASKS, 3, root, validation_share=0.3, **arguments)
+    assert not root.exists()
+    with pytest.raises(UserError, match="other arguments"):
+        collect("metaworld", TASKS, 4, root, validation_share=0.3, **arguments)
+    with (tmp_path / "resumed.staging" / "attempts.jsonl").open("a") as file:
+        file.write('{"number": 5')  # cut in the middle of a line
+    collect("metaworld", TASKS, 3, root, validation_share=0.3, **arguments)
+    assert digest(root) == digest(dataset)
+    assert not set(noted[:2]) & set(noted[2:]), "what was there is not collected again"
+
+
+def test_something_in_the_way_is_told(dataset: Path) -> None:
+    with pytest.raises(UserError, match="already here"):
+        collect("metaworld", TASKS, 3, dataset, **SMALL)
+    with pytest.raises(UserError, match="no task called"):
+        collect("metaworld", ["fly"], 3, dataset.with_name("x"), **SMALL)
+    with pytest.raises(UserError, match="at least two episodes"):
+        collect("metaworld", TASKS, 1, dataset.with_name("x"), **SMALL)
+
+
+def test_labels_are_the_clean_actions_and_the_end_is_held() -> None:
+    quiet, loud = (
+        record("metaworld", "handle-press", 0, Style(64, noise=noise))
+        for noise in (ExpertNoise(share=0.0), ExpertNoise(std=1.0, share=1.0))
+    )
+    assert quiet is not None and loud is not None
+    shorter = record("metaworld", "handle-press", 0, Style(64, noise=ExpertNoise(share=0.0), hold=0))
+    assert shorter is not None and len(quiet[ACTION]) == len(shorter[ACTION]) + 8
+    np.testing.assert_array_equal(quiet[STATE][0], loud[STATE][0])
+    np.testing.assert_array_equal(quiet[ACTION][0], loud[ACTION][0])  # same look, same wish
+    assert not np.allclose(quiet[STATE][5], loud[STATE][5])  # but another motion
+    assert np.abs(loud[ACTION]).max() <= 1
+
+
+@given(st.lists(st.booleans(), min_size=60, max_size=60), st.integers(1, 8), st.integers(1, 5), st.randoms())
+def test_what_is_kept_does_not_depend_on_timing(solved: list[bool], wanted: int, workers: int, random: Any) -> None:
+    wanted = min(wanted, sum(solved[: wanted + 20]))
+    quota = Quota("reach", 0, wanted, 0)
+    under_way: list[int] = []
+    kept = []
+    while True:
+        while len(under_way) < workers and (number := quota.next_number()) is not None:
+            under_way.append(number)
+        if not under_way:
+            break
+        number = under_way.pop(random.randrange(len(under_way)))
+        quota.take(int(solved[number]))
+        kept += [number] * solved[number]
+    assert sorted(kept) == [number for number, success in enumerate(solved) if success][:wanted]
+
+
+def test_an_expert_that_keeps_failing_is_told() -> None:
+    quota = Quota("reach", 0, 1, 0)
+    with pytest.raises(UserError, match="reach solved only 0 of 25 layouts"):
+        while quota.next_number() is not None:
+            quota.take(0)
