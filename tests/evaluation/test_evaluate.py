@@ -11,18 +11,19 @@ import torch
 
 from fathom.data.batch import Observation
 from fathom.errors import UserError
-from fathom.evaluation.evaluate import _Log, evaluate
+from fathom.evaluation.evaluate import evaluate
 from fathom.evaluation.protocol import Protocol
 from fathom.evaluation.results import Result
+from fathom.simulation.journal import Journal
 from fathom.simulation.rollout import RandomPolicy, ScriptedPolicy
 
-PROTOCOL = Protocol("metaworld", ("handle-press", "reach"), episodes=2, image_size=48)
+PROTOCOL = Protocol("metaworld", ("handle-press", "reach"), episodes=2, image_size=48, execute=10, action_repeat=8)
 
 
 class Pusher:
     """Presses down: solves some layouts, needs pictures; breaks off when told to fly."""
 
-    noise_shape = (4, 4)
+    noise_shape = (10, 4)
 
     def sample_actions(self, observation: Observation, noise: torch.Tensor | None = None) -> torch.Tensor:
         assert noise is not None and observation.images["main"].shape[1:] == (3, 48, 48)
@@ -34,29 +35,29 @@ def without_time(result: Result) -> list[Any]:
 
 
 def test_an_interrupted_evaluation_goes_on_to_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = evaluate(Pusher(), PROTOCOL, tmp_path / "whole", name="pusher", environments=3)
+    whole = evaluate(Pusher(), PROTOCOL, tmp_path / "whole", name="pusher", environments=2)
     assert [(e.task, e.seed, e.init_state) for e in whole.episodes] == [
         (task, 10_000 + i, i) for task in PROTOCOL.tasks for i in range(2)
     ]
     assert Result.load(tmp_path / "whole" / "results.json") == whole
 
-    folder, noted, note = tmp_path / "resumed", [], _Log.note
+    folder, noted, note = tmp_path / "resumed", [], Journal.append
 
-    def interrupted(self: _Log, outcome: Any) -> None:
-        note(self, outcome)
-        noted.append((outcome.episode.task, outcome.episode.index))
+    def interrupted(self: Journal, entry: dict[str, Any]) -> None:
+        note(self, entry)
+        noted.append((entry["task"], entry["init_state"]))
         if len(noted) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_Log, "note", interrupted)
+    monkeypatch.setattr(Journal, "append", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(Pusher(), PROTOCOL, folder, name="pusher", environments=2)
+        evaluate(Pusher(), PROTOCOL, folder, name="pusher", environments=1)
     assert not (folder / "results.json").exists()
-    with pytest.raises(UserError, match="another policy or protocol"):
+    with pytest.raises(UserError, match="other arguments"):
         evaluate(Pusher(), replace(PROTOCOL, execute=2), folder, name="pusher")
     with (folder / "episodes.jsonl").open("a") as file:
         file.write('{"task": "rea')  # cut in the middle of a line
-    resumed = evaluate(Pusher(), PROTOCOL, folder, name="pusher", environments=2)
+    resumed = evaluate(Pusher(), PROTOCOL, folder, name="pusher", environments=1)
     assert without_time(resumed) == without_time(whole)
     assert len(noted) == len(set(noted)) == 4, "what was there is not tried again"
     again = evaluate(Pusher(), PROTOCOL, folder, name="pusher")
@@ -64,7 +65,7 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_result(tmp_path: Path, mo
 
 
 def test_clips_show_the_first_episodes_and_play_in_a_browser(tmp_path: Path) -> None:
-    result = evaluate(ScriptedPolicy(), PROTOCOL, tmp_path, name="expert", clips_per_task=1)
+    result = evaluate(ScriptedPolicy(), replace(PROTOCOL, action_repeat=2), tmp_path, name="expert", processes=1)
     assert all(episode.success for episode in result.episodes)
     clips = sorted(path.name for path in (tmp_path / "clips").iterdir())
     assert clips == ["handle-press-00.mp4", "reach-00.mp4"]
@@ -82,15 +83,17 @@ def test_a_broken_episode_is_a_failure_with_its_error(tmp_path: Path) -> None:
             return torch.full((len(observation), 4, 4), float("nan"))
 
     protocol = Protocol("metaworld", ("reach",), episodes=1, image_size=48)
-    result = evaluate(Nan(), protocol, tmp_path, name="nan")
+    result = evaluate(Nan(), protocol, tmp_path, name="nan", processes=1)
     assert not result.episodes[0].success and "finite" in (result.episodes[0].error or "")
     assert json.loads((tmp_path / "results.json").read_text())["summary"]["reach"]["rate"] == 0
 
 
-def test_a_protocol_that_cannot_be_run_is_told() -> None:
+def test_a_protocol_that_cannot_be_run_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no task called 'fly'"):
         Protocol("metaworld", ("fly",))
     with pytest.raises(UserError, match="each named once"):
         Protocol("metaworld", ("reach", "reach"))
     with pytest.raises(UserError, match="at least one episode"):
         Protocol("metaworld", ("reach",), episodes=0)
+    with pytest.raises(UserError, match="20 actions of a chunk of 16"):
+        evaluate(RandomPolicy(), Protocol("metaworld", ("reach",), execute=20), tmp_path, name="random")

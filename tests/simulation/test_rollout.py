@@ -14,13 +14,13 @@ from fathom.simulation.vector import Environments
 from fathom.simulation.workers import Call, Workers
 
 EPISODES = [Episode(task, 10_000 + i, i) for task in ("handle-press", "reach") for i in range(2)]
-SMALL = {"image_size": 32}
+SMALL = {"image_size": 32, "action_repeat": 4}
 
 
 class Fumbler:
     """Acts by noise, state and picture, so that any mix-up between episodes shows; counts its calls."""
 
-    noise_shape = (6, 4)
+    noise_shape = (12, 4)
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -44,7 +44,7 @@ def test_outcomes_do_not_depend_on_the_number_of_environments() -> None:
     def film(episode: Episode) -> bool:
         return episode.index == 1
 
-    alone, together = (play(Fumbler(), count, film=film, execute=5) for count in (1, 3))
+    alone, together = (play(Fumbler(), count, film=film, execute=10, processes=count - 1 or 1) for count in (1, 3))
     assert set(alone) == set(together) and len(alone) == 4
     for key, one in alone.items():
         other = together[key]
@@ -61,8 +61,8 @@ def test_another_seed_draws_other_noise_for_every_episode_and_chunk() -> None:
 
 
 def test_the_scripted_expert_goes_through_the_same_loop() -> None:
-    outcomes = play(ScriptedPolicy(), 2)
-    assert all(outcome.success and 0 < outcome.steps < 250 for outcome in outcomes.values())
+    outcomes = play(ScriptedPolicy(), 2, processes=1)
+    assert all(outcome.success and 0 < outcome.steps < 125 for outcome in outcomes.values())
 
 
 def test_the_random_policy_is_uniform_and_needs_no_pictures() -> None:
@@ -79,7 +79,7 @@ def test_an_episode_that_breaks_off_keeps_its_error_and_the_others_go_on() -> No
             actions[["handle" in sentence for sentence in observation.instruction]] = float("nan")
             return actions
 
-    outcomes = play(SometimesNan(), 4)
+    outcomes = play(SometimesNan(), 2, execute=10)
     for (task, _), outcome in outcomes.items():
         if task == "handle-press":
             assert not outcome.success and "4 finite numbers" in (outcome.error or "")

@@ -14,12 +14,27 @@ from typing import Annotated, Any, Union
 
 import tyro
 
+from fathom.cli.collect import Collect
 from fathom.cli.doctor import Doctor
+from fathom.cli.eval import Eval
+from fathom.cli.quickstart import Quickstart
+from fathom.cli.report import Report
+from fathom.cli.tokenizer import TokenizerEval, TokenizerTrain
+from fathom.cli.train import Train
 from fathom.cli.verb import STYLE, Group, Verb
 from fathom.cli.verify import VerifyLeRobot
 from fathom.errors import UserError
 
 VERBS: dict[str, type[Verb] | Group] = {
+    "quickstart": Quickstart,
+    "collect": Collect,
+    "tokenizer": Group(
+        "Train and measure the depth tokenizer, which turns depth pictures into codes.",
+        {"train": TokenizerTrain, "eval": TokenizerEval},
+    ),
+    "train": Train,
+    "eval": Eval,
+    "report": Report,
     "verify": Group(
         "Compare our results with those of the code that defines them.",
         {"lerobot": VerifyLeRobot},

@@ -1,7 +1,7 @@
 """What a policy sees and what it learns from."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,9 +27,7 @@ class Observation:
 
     def to(self, device: torch.device | str) -> Self:
         """The same observation with its tensors on ``device``."""
-        moved = {
-            f.name: _to(getattr(self, f.name), device) for f in fields(self)
-        }
+        moved: dict[str, Any] = {f.name: _to(getattr(self, f.name), device) for f in fields(self)}
         return replace(self, **moved)
 
 

@@ -1,9 +1,10 @@
 """Reading a LeRobot v3.0 dataset, frame by frame, with a window of actions."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -127,7 +128,8 @@ class LeRobotDataset(Dataset[Sample]):
         depth = depth_key([name for name, feature in features.items() if feature.kind == "depth"])
         cameras = [name for name, feature in features.items() if feature.kind == "rgb"]
         pictures = {name: self._stack(name, chosen) for name in [*cameras, *([depth] if depth else [])]}
-        return self.batch_around(chosen, {camera_name(name): pictures[name] for name in cameras}, pictures.get(depth))
+        images = {camera_name(name): pictures[name] for name in cameras}
+        return self.batch_around(chosen, images, pictures[depth] if depth else None)
 
     def batch_around(self, frames: Indices, images: dict[str, Tensor], depth: Tensor | None) -> Batch:
         """The batch of ``frames`` (N,) with pictures from elsewhere.
@@ -149,6 +151,12 @@ class LeRobotDataset(Dataset[Sample]):
             depth=depth,
             index=torch.from_numpy(self.columns["index"][frames]),
         )
+
+    def twin(self) -> Self:
+        """The same dataset with decoders of its own, for another thread."""
+        twin = copy.copy(self)
+        twin._readers, twin._image_columns = VideoReaders(), ImageColumns(self._images)
+        return twin
 
     def window(self, frames: Indices) -> tuple[Indices, NDArray[np.bool_]]:
         """Which rows the action windows of ``frames`` (N,) hold.
@@ -172,7 +180,7 @@ class LeRobotDataset(Dataset[Sample]):
         """Frame ``i`` of a video feature as its codec has it: uint8 (H, W, 3) or depth codes uint16 (H, W)."""
         path, begin = self.episodes[self._episode_of[i]].videos[name]
         pictures = "gray12le" if name in self._codecs else "rgb24"
-        return self._readers.get(path, pictures).picture_at(begin + float(self.columns["timestamp"][i]))
+        return self._readers.get(path, pictures, self.fps).picture_at(begin + float(self.columns["timestamp"][i]))
 
     def _stack(self, name: str, frames: Indices) -> Tensor:
         """The pictures of ``frames``, written straight to where they stay."""
@@ -240,3 +248,8 @@ def _select(
         if index not in by_index:
             raise UserError(f"{root}: there is no episode {index}; the dataset has {len(by_index)} to choose from.")
     return [by_index[index] for index in indices]
+
+
+def known_split(path: str | Path, split: str) -> str | None:
+    """``split`` if the dataset has one of that name, else ``None``, which means all of it."""
+    return split if split in DatasetInfo.load(Path(path)).splits else None

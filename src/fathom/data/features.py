@@ -72,7 +72,8 @@ class Feature:
             # older datasets mark depth with the second key
             if self.info.get("is_depth_map") or self.info.get("video.is_depth_map"):
                 return "depth"
-            return "labels" if self.picture_shape[2] == 1 else "rgb"
+            # a grey video is decoded as colour, as in lerobot
+            return "labels" if self.dtype == "image" and self.picture_shape[2] == 1 else "rgb"
         return "text" if self.dtype in ("string", "language") else "vector"
 
     @property
@@ -159,7 +160,7 @@ class DatasetInfo:
         try:
             features = {name: Feature.from_json(feature) for name, feature in raw["features"].items()}
             known = {name: raw[name] for name in cls.__dataclass_fields__ if name in raw}
-            return cls(**{**known, "features": features})
+            return cls(**{**known, "features": features, "splits": raw.get("splits") or {}})
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: a field is missing or of the wrong type ({error}); restore the file.") from error
 

@@ -22,8 +22,9 @@ def full_disk_is_told(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno in _FULL or "No space left" in str(error) or "File too large" in str(error):
+    except Exception as error:  # av's own errors are no OSErrors
+        told = str(error)
+        if getattr(error, "errno", None) in _FULL or any(sign in told for sign in ("No space left", "File too large")):
             raise UserError(
                 f"{path}: the disk is full; free some space and run again: what is complete is kept."
             ) from error

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fathom.data.features import Feature
+from fathom.data.features import INDEX_FEATURES, Feature
 from fathom.data.images import decode_image
 from fathom.data.metadata import Episode, damaged, open_parquet, read_table
 from fathom.errors import UserError
@@ -28,9 +28,8 @@ def read_columns(episodes: Sequence[Episode], features: Mapping[str, Feature]) -
         UserError: rows are missing or damaged, or a state or action is not finite.
     """
     small = {name: feature for name, feature in features.items() if feature.dtype not in ("video", "image")}
-    tables = {path: read_table(path, list(small)) for path in dict.fromkeys(e.data for e in episodes)}
-    rows = {path: table["index"].to_numpy() for path, table in tables.items()}
-    slices = [_slice(tables[episode.data], rows[episode.data], episode) for episode in episodes]
+    tables = {path: _by_index(read_table(path, list(small))) for path in dict.fromkeys(e.data for e in episodes)}
+    slices = [_slice(*tables[episode.data], episode) for episode in episodes]
     if not slices:
         return {name: np.empty((0, *feature.shape), np.float32) for name, feature in small.items()}
     whole = pa.concat_tables(slices)
@@ -40,20 +39,23 @@ def read_columns(episodes: Sequence[Episode], features: Mapping[str, Feature]) -
     return columns
 
 
+def _by_index(table: pa.Table) -> tuple[pa.Table, NDArray[np.int64]]:
+    """The rows in the order of ``index``, and that column."""
+    rows = table["index"].to_numpy()
+    if (np.diff(rows) > 0).all():
+        return table, rows
+    order = np.argsort(rows, kind="stable")
+    return table.take(pa.array(order)), rows[order]
+
+
 def _slice(table: pa.Table, rows: NDArray[np.int64], episode: Episode) -> pa.Table:
-    expected = np.arange(episode.start, episode.start + episode.length)
-    # nearly always the file is sorted and the first guess is right
-    first = episode.start - int(rows[0]) if len(rows) else 0
-    found = rows[max(0, first) : max(0, first) + episode.length]
-    if np.array_equal(found, expected):
-        return table.slice(max(0, first), episode.length)
-    places = np.flatnonzero((rows >= expected[0]) & (rows <= expected[-1])) if episode.length else expected
-    if not np.array_equal(rows[places], expected):
+    first, after = np.searchsorted(rows, (episode.start, episode.start + episode.length))
+    if not np.array_equal(rows[first:after], np.arange(episode.start, episode.start + episode.length)):
         raise UserError(
-            f"{episode.data}: episode {episode.index} should have {episode.length} frames, {len(places)} are there; "
+            f"{episode.data}: episode {episode.index} should have {episode.length} frames, {after - first} are there; "
             "copy the file again from the dataset's source."
         )
-    return table.take(pa.array(places))
+    return table.slice(first, episode.length)
 
 
 def _column(column: pa.ChunkedArray, name: str, feature: Feature) -> Column:
@@ -62,11 +64,12 @@ def _column(column: pa.ChunkedArray, name: str, feature: Feature) -> Column:
     if pc.any(pc.is_null(column)).as_py():
         raise UserError(f"{name}: a frame has no value; record it again or drop the episode.")
     array = column.combine_chunks()
+    if isinstance(array, pa.ExtensionArray):  # matrices, where Hugging Face datasets is imported too
+        array = array.storage
     while pa.types.is_list(array.type) or pa.types.is_fixed_size_list(array.type):
         array = array.flatten()
     values = array.to_numpy(zero_copy_only=False)
-    scalar = name in ("timestamp", "frame_index", "episode_index", "index", "task_index")
-    return values.reshape(len(column), *(() if scalar else feature.shape))
+    return values.reshape(len(column), *(() if name in INDEX_FEATURES else feature.shape))
 
 
 def _check_finite(name: str, column: Column, columns: Mapping[str, Column], episodes: Sequence[Episode]) -> None:

@@ -21,7 +21,7 @@ def decode_image(content: bytes, feature: Feature) -> NDArray[Any]:
     """
     with Image.open(io.BytesIO(content)) as image:
         if feature.kind == "rgb":
-            return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+            return np.array(image.convert("RGB")).transpose(2, 0, 1).copy()
         pixels = np.asarray(image)
     if feature.kind == "labels":
         return pixels.astype(np.int32)[None]

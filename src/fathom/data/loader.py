@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fathom.data.batch import Batch
 from fathom.data.dataset import LeRobotDataset
@@ -86,7 +86,7 @@ class Loader:
             yield batch
 
 
-class _Told:
+class _Told(Dataset[Any]):
     """Whole batches of a dataset. A bad frame is a value, not an exception, which torch would wrap in a traceback."""
 
     def __init__(self, dataset: LeRobotDataset) -> None:
@@ -95,6 +95,9 @@ class _Told:
     def __len__(self) -> int:
         return len(self._dataset)
 
+    def __getitem__(self, i: int) -> Any:
+        raise TypeError("this dataset gives whole batches")
+
     def __getitems__(self, frames: list[int]) -> Batch | UserError:
         try:
             return self._dataset.batch(frames)
@@ -102,5 +105,5 @@ class _Told:
             return error
 
 
-def _as_it_is(batch: Batch | UserError) -> Batch | UserError:
+def _as_it_is(batch: Any) -> Any:
     return batch

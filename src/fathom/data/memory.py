@@ -53,7 +53,7 @@ class MemoryDataset:
         features = {name: dataset.info.features[name] for name in dataset.pictures}
         depth = depth_key([name for name, feature in features.items() if feature.kind == "depth"])
         cameras = [name for name, feature in features.items() if feature.kind == "rgb"]
-        wanted = {name: image_size for name in cameras} | ({depth: depth_size} if depth else {})
+        wanted = dict.fromkeys(cameras, image_size) | ({depth: depth_size} if depth else {})
         lock = Lock()
 
         def tell(done: int) -> None:
@@ -67,9 +67,7 @@ class MemoryDataset:
         table = None
         if depth and pictures[depth].dtype == torch.uint16:
             table = torch.from_numpy(features[depth].depth_codec.table)
-        return cls(
-            dataset, {camera_name(name): pictures[name] for name in cameras}, pictures.get(depth or ""), table
-        )
+        return cls(dataset, {camera_name(name): pictures[name] for name in cameras}, pictures.get(depth or ""), table)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -90,13 +88,16 @@ class MemoryDataset:
 
 
 def _decode_all(dataset: LeRobotDataset, name: str, size: int | None, tell: Callable[[int], None]) -> Tensor:
-    """All pictures of a feature, in pieces: whole they may not fit before they are resized."""
-    parts = []
+    """All pictures of a feature, resized piece by piece: the originals may not fit."""
+    dataset, pictures = dataset.twin(), torch.empty(0)
     for begin in range(0, len(dataset), _CHUNK):
         frames = range(begin, min(begin + _CHUNK, len(dataset)))
-        parts.append(_decode_some(dataset, name, size, frames))
+        piece = _decode_some(dataset, name, size, frames)
+        if begin == 0:
+            pictures = torch.empty((len(dataset), *piece.shape[1:]), dtype=piece.dtype)
+        pictures[begin : begin + len(frames)] = piece
         tell(len(frames))
-    return torch.cat(parts) if parts else torch.empty(0)
+    return pictures
 
 
 def _decode_some(dataset: LeRobotDataset, name: str, size: int | None, frames: Sequence[int]) -> Tensor:

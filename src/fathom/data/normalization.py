@@ -113,6 +113,4 @@ def _scaling(stats: Mapping[str, Mapping[str, Any]], name: str, kind: Normalizat
         raise UserError(f"meta/stats.json: {missing[0]} of {name} is missing; compute the dataset's statistics again.")
     first, second = (np.asarray(stats[name][key], dtype=np.float64).reshape(-1) for key in needed)
     offset, scale = ((first + second) / 2, (second - first) / 2) if kind == "quantile" else (first, second)
-    return Scaling(
-        tuple(offset.tolist()), tuple(np.maximum(scale, TINY).tolist()), clip=kind == "quantile"
-    )
+    return Scaling(tuple(offset.tolist()), tuple(np.maximum(scale, TINY).tolist()), clip=kind == "quantile")

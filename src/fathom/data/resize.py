@@ -9,7 +9,7 @@ from torch.nn import functional as F
 def resize(
     pictures: UInt8[Tensor, "batch channels height width"] | Float[Tensor, "batch channels height width"], size: int
 ) -> Tensor:
-    """``pictures`` as size × size, antialiased bilinear; the type stays. A picture of that size is returned as it is."""
+    """``pictures`` as size × size, antialiased bilinear, of the same type; unchanged where they have that size."""
     if pictures.shape[-2:] == (size, size):
         return pictures
     if pictures.dtype == torch.uint8:

@@ -1,6 +1,5 @@
 """Statistics of a dataset, computed once while it is written and stored in ``meta/stats.json`` as LeRobot has them."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ def count_levels(pictures: NDArray[np.integer[Any]], feature: Feature) -> NDArra
 
 
 def picture_stats(counts: NDArray[np.int64], feature: Feature, frames: int) -> FeatureStats:
-    """Statistics of each channel, each (channels, 1, 1): colour (and labels) / 255, depth in millimetres, as lerobot."""
+    """Statistics of each channel, (channels, 1, 1): colour and labels / 255, depth in millimetres, as lerobot."""
     if feature.kind == "depth":
         levels = feature.depth_codec.table.astype(np.float64) * MILLIMETRES_PER_METRE
     else:
@@ -59,14 +58,10 @@ def _weighted_stats(levels: NDArray[np.float64], counts: NDArray[np.int64]) -> d
         "max": float(values[-1]),
         "mean": mean,
         "std": float(np.sqrt((values - mean) ** 2 @ weights)),
-        **{name: float(values[min(last, np.searchsorted(cumulative, q))]) for name, q in QUANTILES.items()},
+        **{name: float(values[min(last, int(np.searchsorted(cumulative, q)))]) for name, q in QUANTILES.items()},
     }
 
 
 def to_lists(stats: FeatureStats) -> dict[str, list[Any]]:
     """For JSON and parquet: floats, and the count as an integer."""
     return {name: value.tolist() if name == "count" else value.astype(float).tolist() for name, value in stats.items()}
-
-
-def add_counts(counts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    return np.sum(counts, axis=0)

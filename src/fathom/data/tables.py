@@ -4,14 +4,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from fathom.data.features import Feature
 from fathom.data.staging import vector_column
 
 
-def frame_table(columns: pa.Table, features: Mapping[str, Feature], indices: Mapping[str, np.ndarray[Any, Any]]) -> pa.Table:
+def frame_table(columns: pa.Table, features: Mapping[str, Feature], indices: Mapping[str, NDArray[Any]]) -> pa.Table:
     """One episode's rows: its own columns, then LeRobot's index columns, each (frames,)."""
     stored = [name for name, feature in features.items() if feature.dtype != "video"]
     arrays = {name: vector_column(indices[name]) if name in indices else columns[name] for name in stored}

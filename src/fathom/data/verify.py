@@ -2,15 +2,18 @@
 
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fathom.data.dataset import LeRobotDataset, open_dataset
-from fathom.data.features import ACTION, MILLIMETRES_PER_METRE, DatasetInfo, camera_name
+from fathom.data.dataset import open_dataset
+from fathom.data.features import ACTION, MILLIMETRES_PER_METRE, DatasetInfo, Feature, camera_name
 from fathom.errors import UserError
 
 RGB_LEVELS = 2.0
 DEPTH_MILLIMETRES = 1.0
+Values = NDArray[Any]
 _NOT_COMPARED = {"indices", "depth_true_mm"}
 
 
@@ -28,9 +31,9 @@ def verify_lerobot(dataset_path: str | Path, expected_npz: str | Path) -> dict[s
     info = DatasetInfo.load(Path(dataset_path))
     labels = [camera_name(key) for key in info.keys("labels")]
     horizon = expected[ACTION].shape[1] if ACTION in expected else 1
-    dataset = open_dataset(
-        dataset_path, horizon=horizon, depth=bool(info.keys("depth")), labels=labels
-    )
+    dataset = open_dataset(dataset_path, horizon=horizon, depth=bool(info.keys("depth")), labels=labels)
+    if expected["indices"].max() >= len(dataset):
+        raise UserError(f"{expected_npz}: frame {expected['indices'].max()} is expected, but there are {len(dataset)}.")
     samples = [dataset[int(i)] for i in expected["indices"]]
     largest, tolerance = {}, {}
     for name, theirs in expected.items():
@@ -41,39 +44,39 @@ def verify_lerobot(dataset_path: str | Path, expected_npz: str | Path) -> dict[s
         ours = np.stack([np.asarray(sample[name]) for sample in samples])
         kind = info.features[name].kind if name in info.features else "vector"
         if kind == "depth":
-            ours = _in_lerobots_unit(ours, dataset, name)
+            ours = _in_lerobots_unit(ours, theirs, info.features[name])
         tolerance[name] = {"rgb": RGB_LEVELS, "depth": DEPTH_MILLIMETRES}.get(kind, 0.0)
         largest[name] = _difference(name, ours, theirs)
     ok = all(largest[name] <= tolerance[name] for name in largest)
     return {"ok": ok, "max": largest, "tolerance": tolerance}
 
 
-def _load(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+def _load(path: Path) -> dict[str, Values]:
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; give the .npz that lerobot's reader filled.")
     try:
         with np.load(path) as arrays:
             loaded = {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, BadZipFile) as error:
         raise UserError(f"{path}: not a readable .npz file ({error}).") from error
     if not len(loaded.get("indices", ())):
         raise UserError(f"{path}: an array 'indices' with the frames to compare is expected.")
     return loaded
 
 
-def _in_lerobots_unit(metres: np.ndarray[Any, Any], dataset: LeRobotDataset, name: str) -> np.ndarray[Any, Any]:
-    """lerobot returns millimetres, except for images without a unit, which it leaves as they are stored."""
-    feature = dataset.info.features[name]
-    if feature.dtype == "image" and feature.depth_unit is None:
-        stored = dataset.stats[name]["max"].max() if name in dataset.stats else metres.max()
-        return metres * (MILLIMETRES_PER_METRE if stored > 2 * metres.max() else 1.0)
-    return metres * MILLIMETRES_PER_METRE
+def _in_lerobots_unit(metres: Values, theirs: Values, feature: Feature) -> Values:
+    """lerobot returns millimetres, except for images without a unit, whose numbers it leaves as they are."""
+    if feature.dtype == "image" and feature.depth_unit is None and np.nanmax(theirs) < 10 * np.nanmax(metres):
+        return metres
+    return metres * np.float32(MILLIMETRES_PER_METRE)
 
 
-def _difference(name: str, ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> float:
+def _difference(name: str, ours: Values, theirs: Values) -> float:
     if ours.size != theirs.size:
         raise UserError(f"{name}: our reader returns shape {ours.shape}, but {theirs.shape} is expected.")
     theirs = theirs.reshape(ours.shape)  # vectors of one component: lerobot drops their axis
     if not np.issubdtype(theirs.dtype, np.number):
         return float(np.mean(ours != theirs))
-    return float(np.abs(ours.astype(np.float64) - theirs.astype(np.float64)).max())
+    differences = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
+    differences[np.isnan(ours) & np.isnan(theirs)] = 0.0
+    return float(np.nan_to_num(differences, nan=float(np.finfo(np.float32).max)).max())

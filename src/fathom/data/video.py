@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from fathom.data.files import full_disk_is_told
@@ -61,10 +63,9 @@ class Encoding:
 # Pictures for robots are small, and halved colour resolution costs them more than compression does: at 128×128 this is
 # 42 dB (largest error 33 levels), where yuv420p at the same quality has 34 dB (199). No B-frames: a frame decodes as
 # soon as it is read. A key frame every second frame, as in lerobot: random access decodes 1.5 frames on average.
-RGB = Encoding(
-    "libx264", "h264", "rgb24", "yuv444p", {"g": "2", "crf": "14", "preset": "ultrafast", "bf": "0"}
-)
+RGB = Encoding("libx264", "h264", "rgb24", "yuv444p", {"g": "2", "crf": "14", "preset": "ultrafast", "bf": "0"})
 # Lossless. Everything that x265 spends on deciding is turned off, since it saves no bits here and costs half the speed.
+# Each frame carries its MD5 (hash=1): without it FFmpeg decodes damaged HEVC without a word.
 DEPTH = Encoding(
     "libx265",
     "hevc",
@@ -74,7 +75,7 @@ DEPTH = Encoding(
         "g": "2",
         "preset": "ultrafast",
         "x265-params": "lossless=1:log-level=none:pools=none:frame-threads=1:wpp=0:bframes=0:ctu=16:rc-lookahead=0"
-        ":scenecut=0:cutree=0:aq-mode=0",
+        ":scenecut=0:cutree=0:aq-mode=0:hash=1",
     },
 )
 
@@ -85,7 +86,7 @@ def encode_video(pictures: Picture, fps: int, encoding: Encoding) -> bytes:
     buffer = io.BytesIO()
     reformatter = VideoReformatter()
     with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream(encoding.encoder, rate=fps, options=dict(encoding.options))
+        stream = cast(VideoStream, container.add_stream(encoding.encoder, rate=fps, options=dict(encoding.options)))
         stream.height, stream.width, stream.pix_fmt = height, width, encoding.pixels
         stream.codec_context.thread_count = 1
         for number, picture in enumerate(pictures):
@@ -133,74 +134,70 @@ class VideoReader:
     Neighbours are decoded in passing; everything else is a seek to the key frame before.
     """
 
-    def __init__(self, path: Path, pictures: str) -> None:
-        """Opens the file; ``pictures`` is the layout of the arrays: ``rgb24`` or ``gray12le``.
-
-        Raises:
-            UserError: the file is missing or not a readable video.
-        """
+    def __init__(self, path: Path, pictures: str, fps: float) -> None:
+        """``pictures`` is the layout of the arrays that come out: ``rgb24`` or ``gray12le``."""
         self.path = path
+        self.fps = fps
         self._pictures = pictures
         self._reformatter = VideoReformatter()
-        if not path.is_file():
-            raise UserError(f"{path}: this video is missing; copy it from the dataset's source.")
-        try:
-            self._container = av.open(str(path))
-            self._stream = self._container.streams.video[0]
-        except (av.FFmpegError, IndexError) as error:
-            raise UserError(
-                f"{path}: no frame of this video can be read ({_reason(error)}), it is truncated or corrupt; "
-                "copy it again from the dataset's source."
-            ) from error
-        self._stream.thread_type = "NONE"
-        self._stream.codec_context.options = {"err_detect": "explode"}  # rather than invented pixels
-        self._tick = self._stream.time_base or Fraction(1, 1000)
-        self._half = float(1 / (self._stream.average_rate or 30) / 2 / self._tick)
+        self._container: InputContainer | None = None
         self._frames: Iterator[VideoFrame] = iter(())
         self._last: VideoFrame | None = None
 
     def close(self) -> None:
-        self._container.close()
+        if self._container is not None:
+            self._container.close()
 
     def picture_at(self, seconds: float) -> Picture:
         """The picture shown at ``seconds``: (height, width, 3) uint8 or (height, width) uint16.
 
         Raises:
-            UserError: the frame is missing or damaged.
+            UserError: the file is missing, or the frame is missing or damaged.
         """
-        target = seconds / float(self._tick)
         try:
-            frame = self._find(target)
-            if frame is not None and frame.is_corrupt:
-                raise av.InvalidDataError(0, "damaged data")
-        except av.FFmpegError as error:
-            self._last = None
-            raise self._broken(seconds, _reason(error)) from error
-        if frame is None:
-            self._last = None
-            raise self._broken(seconds, "the frame is not in the file")
-        return self._reformatter.reformat(frame, format=self._pictures, threads=1).to_ndarray()
+            if self._container is None:
+                self._open()
+            frame = self._find(seconds / self._tick)
+            if frame is not None and not frame.is_corrupt:
+                return cast(Picture, self._reformatter.reformat(frame, format=self._pictures, threads=1).to_ndarray())
+            reason = "it is not in the file" if frame is None else "its data are damaged"
+        except (av.FFmpegError, IndexError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+        self._last = None
+        raise UserError(
+            f"{self.path}: frame {round(seconds * self.fps)} (at {seconds:.3f} s) cannot be read ({reason}), the file "
+            "is truncated or corrupt; copy it again from the dataset's source."
+        )
+
+    def _open(self) -> None:
+        if not self.path.is_file():
+            raise UserError(f"{self.path}: this video is missing; copy it from the dataset's source.")
+        self._container = av.open(str(self.path))
+        self._stream = self._container.streams.video[0]
+        self._stream.thread_type, self._stream.thread_count = "NONE", 1
+        self._stream.codec_context.options = {"err_detect": "crccheck+explode"}  # never invented pixels
+        self._tick = float(self._stream.time_base or 1)
+        self._half = 0.5 / self.fps / self._tick
 
     def _find(self, target: float) -> VideoFrame | None:
-        last = self._last
-        if last is not None and last.pts is not None:
-            if abs(last.pts - target) < self._half:
-                return last
-            if last.pts < target < last.pts + 5 * self._half:  # one of the next two frames
+        """The frame shown at ``target`` ticks, to within half a frame."""
+        last = self._last.pts if self._last is not None else None
+        if self._last is not None and last is not None:
+            if abs(last - target) < self._half:
+                return self._last
+            if last < target < last + 5 * self._half:  # one of the next two frames
                 frame = self._decode_to(target)
                 if frame is not None:
                     return frame
         for margin in (0.0, 2 * self._half, 64 * self._half, target):
             # With B-frames the nearest key frame may be shown after the target, which then needs an earlier one.
-            self._seek(target - margin)
+            assert self._container is not None
+            self._container.seek(max(0, round(target - margin)), stream=self._stream)
+            self._frames = self._container.decode(self._stream)
             frame = self._decode_to(target)
             if frame is not None:
                 return frame
         return None
-
-    def _seek(self, ticks: float) -> None:
-        self._container.seek(max(0, round(ticks)), stream=self._stream)
-        self._frames = self._container.decode(self._stream)
 
     def _decode_to(self, target: float) -> VideoFrame | None:
         for frame in self._frames:
@@ -209,13 +206,6 @@ class VideoReader:
                 return frame if frame.pts < target + self._half else None
         self._last = None
         return None
-
-    def _broken(self, seconds: float, reason: str) -> UserError:
-        frame = round(seconds * float(self._stream.average_rate or 0))
-        return UserError(
-            f"{self.path}: frame {frame} (at {seconds:.3f} s) cannot be read ({reason}), the file is truncated or "
-            "corrupt; copy it again from the dataset's source."
-        )
 
 
 class VideoReaders:
@@ -226,26 +216,21 @@ class VideoReaders:
 
     def __init__(self, limit: int = 64) -> None:
         self._limit = limit
-        self._open: OrderedDict[tuple[Path, str], VideoReader] = OrderedDict()
+        self._open: OrderedDict[Path, VideoReader] = OrderedDict()
         self._owner = os.getpid()
 
-    def get(self, path: Path, pictures: str) -> VideoReader:
+    def get(self, path: Path, pictures: str, fps: float) -> VideoReader:
         if self._owner != os.getpid():
             self._open, self._owner = OrderedDict(), os.getpid()
-        key = path, pictures
-        if key not in self._open:
-            self._open[key] = VideoReader(path, pictures)
+        if path not in self._open:
+            self._open[path] = VideoReader(path, pictures, fps)
             if len(self._open) > self._limit:
                 self._open.popitem(last=False)[1].close()
-        self._open.move_to_end(key)
-        return self._open[key]
+        self._open.move_to_end(path)
+        return self._open[path]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return VideoReaders, (self._limit,)
-
-
-def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 logging.getLogger("libav").setLevel(logging.CRITICAL)  # errors are raised; libav would also print them

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from vector_quantize_pytorch import VectorQuantize
 
 from fathom.config import parse_config, read_json, write_config
+from fathom.depth.depth_map import LogRange, valid
 from fathom.errors import UserError
 from fathom.weights import load_weights, save_weights
-
-from .depth_map import LogRange, valid
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Evaluating a policy in closed loop: one folder per evaluation, which an interruption leaves ready to go on."""
 
-import json
-import os
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,13 +9,14 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from fathom.data.files import write_file, write_json
+from fathom.data.files import write_file
 from fathom.data.video import Encoding, encode_video
 from fathom.errors import UserError
 from fathom.evaluation.protocol import Protocol
 from fathom.evaluation.results import EpisodeResult, Result, success_table, versions
+from fathom.simulation.journal import Journal
 from fathom.simulation.metaworld_tasks import SIMULATOR_HZ
-from fathom.simulation.rollout import Actor, Episode, Outcome, ScriptedPolicy, rollout
+from fathom.simulation.rollout import Actor, Outcome, ScriptedPolicy, rollout
 from fathom.simulation.vector import Environments
 
 # every browser plays it; half the colour resolution is no loss to the eye
@@ -46,19 +46,25 @@ def evaluate(
         processes: that run them; default one per core.
 
     Raises:
-        UserError: the folder holds another evaluation, no simulator, no OpenGL, or a full disk.
+        UserError: the folder holds another evaluation, the policy's chunks are too short for the protocol, no
+            simulator, no OpenGL, or a full disk.
     """
+    if not isinstance(policy, ScriptedPolicy) and protocol.execute > policy.noise_shape[0]:
+        horizon = policy.noise_shape[0]
+        raise UserError(f"cannot carry out {protocol.execute} actions of a chunk of {horizon}: execute fewer.")
     folder = Path(folder)
     console = console or Console()
     plan = protocol.plan()
-    log = _Log(folder, {"policy": name, "protocol": protocol.to_json()})
-    waiting = [episode for episode in plan if _key(episode) not in log.done]
+    journal = Journal(folder / "episodes.jsonl", {"policy": name, "protocol": protocol.to_json()})
+    results = [EpisodeResult.from_json(entry) for entry in journal.entries]
+    done = {(result.task, result.init_state): result for result in results}
+    waiting = [episode for episode in plan if (episode.task, episode.index) not in done]
     if waiting:
         with (
             _progress(console) as progress,
             Environments(protocol.suite, min(environments, len(waiting)), protocol.environment(), processes) as envs,
         ):
-            bar = progress.add_task(f"evaluating {name}", total=len(plan), completed=len(log.done), rate=_rate(log))
+            bar = progress.add_task(f"evaluating {name}", total=len(plan), solved="")
             outcomes = rollout(
                 policy,
                 waiting,
@@ -70,59 +76,25 @@ def evaluate(
             )
             for outcome in outcomes:
                 _write_clip(folder, outcome, SIMULATOR_HZ // protocol.action_repeat)
-                log.note(outcome)
-                progress.update(bar, completed=len(log.done), rate=_rate(log))
-    episodes = tuple(log.done[_key(episode)] for episode in plan)
-    result = Result(name, protocol.suite, protocol.to_json(), versions(), episodes)
-    result.save(folder / "results.json")
-    console.print(success_table([result]))
+                result = done[outcome.episode.task, outcome.episode.index] = _result(outcome)
+                journal.append(asdict(result))
+                progress.update(bar, completed=len(done), solved=_solved(done.values()))
+    episodes = tuple(done[episode.task, episode.index] for episode in plan)
+    summed = Result(name, protocol.suite, protocol.to_json(), versions(), episodes)
+    summed.save(folder / "results.json")
+    console.print(success_table([summed]))
     broken = [episode for episode in episodes if episode.error]
     if broken:
         told = (broken[0].error or "").strip().splitlines()[-1]
         console.print(f"{len(broken)} episodes broke off, the first in {broken[0].task} with: {told}")
-    return result
+    return summed
 
 
-class _Log:
-    """``episodes.jsonl``: what has been tried, by task and number."""
-
-    def __init__(self, folder: Path, head: dict[str, object]) -> None:
-        """Open the folder, or take up the evaluation that is there.
-
-        Raises:
-            UserError: it is another policy's or protocol's.
-        """
-        head_path, self._path = folder / "evaluation.json", folder / "episodes.jsonl"
-        if not head_path.exists():
-            write_json(head_path, head)
-        elif json.loads(head_path.read_text()) != head:
-            raise UserError(f"{folder}: holds the evaluation of another policy or protocol; choose another folder.")
-        lines = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]  # an interruption may have cut the last one
-        write_file(self._path, "".join(whole).encode())
-        results = [EpisodeResult.from_json(json.loads(line)) for line in whole]
-        self.done = {(result.task, result.init_state): result for result in results}
-
-    def note(self, outcome: Outcome) -> None:
-        episode = outcome.episode
-        result = EpisodeResult(
-            episode.task,
-            episode.seed,
-            episode.index,
-            outcome.success,
-            outcome.steps,
-            round(outcome.wall_s, 3),
-            outcome.error,
-        )
-        with self._path.open("a") as file:
-            file.write(json.dumps(asdict(result)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self.done[_key(episode)] = result
-
-
-def _key(episode: Episode) -> tuple[str, int]:
-    return episode.task, episode.index
+def _result(outcome: Outcome) -> EpisodeResult:
+    episode, wall_s = outcome.episode, round(outcome.wall_s, 3)
+    return EpisodeResult(
+        episode.task, episode.seed, episode.index, outcome.success, outcome.steps, wall_s, outcome.error
+    )
 
 
 def _write_clip(folder: Path, outcome: Outcome, fps: int) -> None:
@@ -134,12 +106,11 @@ def _write_clip(folder: Path, outcome: Outcome, fps: int) -> None:
     write_file(folder / "clips" / name, encode_video(even, fps, _CLIP))
 
 
-def _rate(log: _Log) -> str:
-    solved = sum(result.success for result in log.done.values())
-    return f"{solved} solved"
+def _solved(results: Iterable[EpisodeResult]) -> str:
+    return f"{sum(result.success for result in results)} solved"
 
 
 def _progress(console: Console) -> Progress:
-    counts = (MofNCompleteColumn(), TextColumn("episodes, {task.fields[rate]}"))
+    counts = (MofNCompleteColumn(), TextColumn("episodes, {task.fields[solved]}"))
     times = (TimeElapsedColumn(), TimeRemainingColumn())
     return Progress(TextColumn("{task.description}"), BarColumn(), *counts, *times, console=console)

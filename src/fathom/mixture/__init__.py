@@ -3,12 +3,12 @@
 This room knows nothing of robots, images or depth. A model is a set of streams, a visibility table and a plan.
 """
 
-from .attention import Backend, attend, attention_weights
-from .blocks import Block, Span
-from .gemma import GemmaStream, GemmaStreamLayer
-from .mixture import Cache, Mixture, Plan, in_step
-from .stream import Stream, StreamLayer
-from .visibility import Mask, Visibility
+from fathom.mixture.attention import Backend, attend, attention_weights
+from fathom.mixture.blocks import Block, Span
+from fathom.mixture.gemma import GemmaStream, GemmaStreamLayer
+from fathom.mixture.mixture import Cache, Mixture, Plan, in_step
+from fathom.mixture.stream import Stream, StreamLayer
+from fathom.mixture.visibility import Mask, Visibility
 
 __all__ = [
     "Backend",

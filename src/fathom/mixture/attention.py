@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
-from .visibility import Mask
+from fathom.mixture.visibility import Mask
 
 Backend = Literal["auto", "eager", "sdpa", "flex"]
 

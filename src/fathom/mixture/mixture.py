@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .attention import Backend, attend
-from .blocks import Block, Span
-from .stream import Stream, StreamLayer
-from .visibility import Mask, Visibility
+from fathom.mixture.attention import Backend, attend
+from fathom.mixture.blocks import Block, Span
+from fathom.mixture.stream import Stream, StreamLayer
+from fathom.mixture.visibility import Mask, Visibility
 
 Plan = Sequence[Mapping[str, int]]
 """Which layer of which stream runs at each joint step: ``[{"vlm": 0, "action": 0}, {"vlm": 1, "action": 1}, …]``."""

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from .blocks import Span
+from fathom.mixture.blocks import Span
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,9 @@ class Visibility:
         sign = {0: "·", 1: "■", 2: "◣"}
         rows = [" " * width + "   " + " ".join(self.blocks)]
         for query in self.blocks:
-            cells = (sign[self.sees(query, key) + self.sees_causally(query, key)].center(len(key)) for key in self.blocks)
+            cells = (
+                sign[self.sees(query, key) + self.sees_causally(query, key)].center(len(key)) for key in self.blocks
+            )
             rows.append(f"{query:>{width}}   " + " ".join(cells))
         return "\n".join(rows)
 

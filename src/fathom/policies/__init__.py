@@ -4,9 +4,8 @@ from pathlib import Path
 
 from fathom.config import read_json
 from fathom.errors import UserError
-
-from .policy import Losses, Policy
-from .qdepth_vla import QDepthVLA
+from fathom.policies.policy import Losses, Policy
+from fathom.policies.qdepth_vla import QDepthVLA
 
 POLICIES: dict[str, type[Policy]] = {policy.kind: policy for policy in (QDepthVLA,)}
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .flow import Flow
+from fathom.policies.flow import Flow
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,11 @@ class Policy(nn.Module, ABC):
     kind: ClassVar[str]
     """The name of the architecture in a saved policy's ``config.json``."""
 
+    @property
+    @abstractmethod
+    def noise_shape(self) -> tuple[int, int]:
+        """(horizon, action) of the noise that one chunk starts from."""
+
     @abstractmethod
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> Losses:
         """The loss on a batch; ``generator`` draws noise and time."""

@@ -1,0 +1,35 @@
+"""Recipes: named, typed configurations. To add one, write its function and name it here."""
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import TypeVar
+
+from fathom.errors import UserError
+from fathom.recipes.quickstart import quickstart, quickstart_policy
+from fathom.training.policy import PolicyRecipe
+from fathom.training.tokenizer import TokenizerRecipe
+
+Recipe = TypeVar("Recipe")
+
+POLICY_RECIPES: dict[str, Callable[[], PolicyRecipe]] = {"quickstart": quickstart_policy}
+TOKENIZER_RECIPES: dict[str, Callable[[], TokenizerRecipe]] = {
+    "paper": TokenizerRecipe,
+    "quickstart": lambda: quickstart().tokenizer,
+}
+
+
+def policy_recipe(name: str) -> PolicyRecipe:
+    """The recipe called ``name``; a UserError lists near names if there is none."""
+    return _find(POLICY_RECIPES, name)
+
+
+def tokenizer_recipe(name: str) -> TokenizerRecipe:
+    """The recipe called ``name``; a UserError lists near names if there is none."""
+    return _find(TOKENIZER_RECIPES, name)
+
+
+def _find(recipes: Mapping[str, Callable[[], Recipe]], name: str) -> Recipe:
+    if name not in recipes:
+        near = get_close_matches(name, recipes, n=3, cutoff=0.4) or sorted(recipes)
+        raise UserError(f"there is no recipe called {name!r}: did you mean {', '.join(near)}?")
+    return recipes[name]()

@@ -4,7 +4,7 @@ Which episodes a dataset holds follows from its plan alone: for each task and sp
 solves. The number of processes and interruptions change nothing about it.
 """
 
-import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from fathom.data.writer import DatasetWriter
 from fathom.errors import UserError
 from fathom.simulation import TRAINING_SEED, VALIDATION_SEED, check_task, prepare_simulator
 from fathom.simulation.demonstrations import ROBOT, Style, dataset_features, label_names, stage
+from fathom.simulation.journal import Journal
 from fathom.simulation.metaworld_tasks import ACTION_REPEAT, SIMULATOR_HZ
 from fathom.simulation.workers import Call, Workers
 
@@ -81,7 +82,7 @@ def collect(
     validation_share: float = 0.1,
     image_size: int = 128,
     segmentation: bool = False,
-    processes: int = 2,
+    processes: int | None = None,
     console: Console | None = None,
 ) -> dict[str, TaskYield]:
     """Collect a dataset at ``root``; call it again after an interruption and it goes on.
@@ -92,6 +93,7 @@ def collect(
     Args:
         episodes_per_task: successful ones, of both splits together.
         validation_share: of every task's episodes, at least one, which no training split holds.
+        processes: default: one per core.
 
     Raises:
         UserError: an unknown task, something already at ``root``, episodes half-collected with other arguments, a full
@@ -105,7 +107,7 @@ def collect(
     prepare_simulator()
     console = console or Console()
     quotas = _quotas(tasks, episodes_per_task - validation, validation)
-    with Workers(processes) as workers:
+    with Workers(processes or os.cpu_count() or 1) as workers:
         style = Style(image_size)
         if segmentation:
             style = replace(style, label_names=_all_label_names(workers, suite, tasks))
@@ -113,11 +115,11 @@ def collect(
         writer = DatasetWriter(root, features, FPS, ROBOT)
         plan = {"suite": suite, "tasks": list(tasks), "episodes_per_task": episodes_per_task}
         plan |= {"validation": validation, "style": asdict(style)}
-        log = _Log(writer.staging, plan)
+        journal = Journal(writer.staging / "attempts.jsonl", plan)
         with _progress(console) as progress:
             bar = progress.add_task("collecting", total=episodes_per_task * len(tasks), frames=0)
             arguments = (writer.root, features, FPS)
-            for _ in _attempts(quotas, log, workers, suite, style, arguments):
+            for _ in _attempts(quotas, journal, workers, suite, style, arguments):
                 done = [frames for quota in quotas for frames in quota.frames]
                 progress.update(bar, completed=len(done), frames=sum(done))
     training = len(tasks) * (episodes_per_task - validation)
@@ -137,19 +139,20 @@ def _quotas(tasks: Sequence[str], training: int, validation: int) -> list[Quota]
 
 
 def _attempts(
-    quotas: list[Quota], log: "_Log", workers: Workers, suite: str, style: Style, arguments: tuple[object, ...]
+    quotas: list[Quota], journal: Journal, workers: Workers, suite: str, style: Style, arguments: tuple[object, ...]
 ) -> Iterator[None]:
     """Fill the quotas; yields after every attempt that ended."""
+    known: dict[int, int] = {entry["number"]: entry["frames"] for entry in journal.entries}
     free = list(range(len(workers)))
     while True:
         for quota in quotas:
             while free and (number := quota.next_number()) is not None:
-                if number in log.frames:
-                    quota.take(log.frames[number])
+                if number in known:
+                    quota.take(known[number])
                     yield
                     continue
                 seed = quota.first_seed + number - quota.first_number
-                call = Call((quota, number), stage, (*arguments, number, suite, quota.task, seed, style))
+                call = Call(number, stage, (*arguments, number, suite, quota.task, seed, style))
                 workers.send(free.pop(), call)
         if len(free) == len(workers):
             return
@@ -157,34 +160,9 @@ def _attempts(
         if answer.error is not None:
             raise RuntimeError(f"recording a demonstration failed:\n{answer.error}")
         free.append(worker)
-        _, number = answer.key
-        quota = quotas[number // SEEDS_PER_SPLIT]
-        log.note(number, answer.value)
-        quota.take(answer.value)
+        quotas[answer.key // SEEDS_PER_SPLIT].take(answer.value)
+        journal.append({"number": answer.key, "frames": answer.value})
         yield
-
-
-class _Log:
-    """How each attempt ended, on disk beside the staged episodes: failures are not tried again after an interruption.
-
-    Raises:
-        UserError: the staged episodes belong to another plan.
-    """
-
-    def __init__(self, folder: Path, plan: dict[str, object]) -> None:
-        plan_path, self._path = folder / "plan.json", folder / "attempts.jsonl"
-        if not plan_path.exists():
-            write_json(plan_path, plan)
-        elif json.loads(plan_path.read_text()) != json.loads(json.dumps(plan)):
-            raise UserError(f"{folder}: holds episodes collected with other arguments; repeat those, or remove it.")
-        lines = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]  # an interruption may have cut the last one
-        self._path.write_text("".join(whole))
-        self.frames: dict[int, int] = {item["number"]: item["frames"] for item in map(json.loads, whole)}
-
-    def note(self, number: int, frames: int) -> None:
-        with self._path.open("a") as file:
-            file.write(json.dumps({"number": number, "frames": frames}) + "\n")
 
 
 def _all_label_names(workers: Workers, suite: str, tasks: Sequence[str]) -> tuple[str, ...]:

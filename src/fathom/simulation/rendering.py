@@ -4,6 +4,7 @@ One ``mjr_render`` gives both RGB and depth; segmentation costs a second pass. N
 workers stay small.
 """
 
+import atexit
 import importlib
 import weakref
 from dataclasses import dataclass
@@ -92,8 +93,11 @@ class Renderer:
         self._gl.make_current()
         self._scene = mujoco.MjvScene(model, maxgeom=2000)
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50.value)
-        # called by the user, at the last reference, or at exit while OpenGL is still there to be told
+        # Called by the user, at the last reference, or at exit: there before MuJoCo's own hook closes the display,
+        # which weakref's would not be.
         self.close = weakref.finalize(self, _free, self._gl, self._context)
+        self.close.atexit = False
+        atexit.register(self.close)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
         # Reversed z spends the buffer's precision evenly: millimetres stay exact far from the near plane.
         self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR

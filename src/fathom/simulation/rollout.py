@@ -37,7 +37,7 @@ class Actor(Protocol):
 class RandomPolicy:
     """Uniform actions in [-1, 1]: what success costs nothing."""
 
-    noise_shape = (4, 4)
+    noise_shape = (16, 4)
 
     def sample_actions(
         self, observation: Observation, noise: Float[Tensor, "batch horizon action"] | None = None
@@ -104,7 +104,7 @@ def rollout(
     """Run episodes to success or their time limit; outcomes come in the order in which they end.
 
     Args:
-        execute: actions of each chunk that are carried out before the policy looks again.
+        execute: actions of each chunk that are carried out before the policy looks again, at most the horizon.
         seed: of the policy's noise.
         film: which episodes keep their frames.
     """

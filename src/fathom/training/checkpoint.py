@@ -13,7 +13,7 @@ from fathom.config import read_json
 from fathom.data.files import write_json
 from fathom.errors import UserError
 
-_SETTINGS, _STATE = "training.json", "checkpoint.pt"
+_SETTINGS, _STATE = "settings.json", "checkpoint.pt"
 
 
 def claim(folder: Path, settings: Any) -> None:

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from fathom.data.batch import Batch
 from fathom.errors import UserError
-
-from .checkpoint import load_state, save_state
-from .config import TrainingConfig
+from fathom.training.checkpoint import load_state, save_state
+from fathom.training.config import TrainingConfig
 
 LossOf = Callable[[Batch, int, torch.Generator], tuple[Tensor, Mapping[str, Tensor]]]
 """From a batch, the step and the step's generator to the loss and the metrics to log."""

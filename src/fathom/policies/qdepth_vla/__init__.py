@@ -1,6 +1,6 @@
 """QDepth-VLA and its baseline without depth, open pi-zero."""
 
-from .config import VISIBILITY, DepthConfig, QDepthVLAConfig, VisionConfig
-from .model import QDepthVLA
+from fathom.policies.qdepth_vla.config import VISIBILITY, DepthConfig, QDepthVLAConfig, VisionConfig
+from fathom.policies.qdepth_vla.model import QDepthVLA
 
 __all__ = ["VISIBILITY", "DepthConfig", "QDepthVLA", "QDepthVLAConfig", "VisionConfig"]

@@ -7,8 +7,7 @@ import torch
 from transformers import GemmaConfig, SiglipVisionConfig
 
 from fathom.mixture import Backend, Visibility
-
-from ..conventions import CONVENTIONS, Conventions
+from fathom.policies.conventions import CONVENTIONS, Conventions
 
 VISIBILITY = {
     "hybrid": Visibility(

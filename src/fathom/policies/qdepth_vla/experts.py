@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..conventions import Conventions
-from .config import DepthConfig
+from fathom.policies.conventions import Conventions
+from fathom.policies.qdepth_vla.config import DepthConfig
 
 
 class ActionEncoder(nn.Module):
@@ -33,7 +33,8 @@ class ActionEncoder(nn.Module):
 class DepthHead(nn.Module):
     """The depth expert without its transformer: an MLP from the visual tokens, a shallow CNN to latent vectors.
 
-    Source: QDepth-VLA section 3.3. The CNN's shape is unstated: two 3x3 convolutions [D].
+    Source: QDepth-VLA section 3.3. The CNN's shape is unstated: a 3x3 convolution, then a 1x1 that also
+    upsamples [D].
 
     Args:
         vision_width: width of the visual tokens, before language fusion.
@@ -48,10 +49,10 @@ class DepthHead(nn.Module):
         self.project_in = nn.Sequential(nn.Linear(vision_width, width), nn.GELU(), nn.Linear(width, width))
         upsample = config.grid // image_grid
         self.decoder = nn.Sequential(
-            nn.Conv2d(width, width * upsample**2, 3, padding=1),
-            nn.PixelShuffle(upsample),
+            nn.Conv2d(width, width, 3, padding=1),
             nn.GELU(),
-            nn.Conv2d(width, config.code_dim, 3, padding=1),
+            nn.Conv2d(width, config.code_dim * upsample**2, 1),
+            nn.PixelShuffle(upsample),
         )
         self.register_buffer("codebook", torch.zeros(config.codes, config.code_dim))
         self.register_buffer("temperature", torch.ones(()))

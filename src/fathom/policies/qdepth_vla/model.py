@@ -15,16 +15,16 @@ from transformers import SiglipVisionModel
 from fathom.config import parse_config, write_config
 from fathom.data.batch import Batch, Observation
 from fathom.data.normalization import Normalization
+from fathom.data.resize import resize
 from fathom.depth.tokenizer import DepthTokenizer
 from fathom.errors import UserError
 from fathom.mixture import Block, Cache, GemmaStream, Mixture
+from fathom.policies.conventions import count
+from fathom.policies.policy import Losses, Policy
+from fathom.policies.qdepth_vla.config import QDepthVLAConfig
+from fathom.policies.qdepth_vla.experts import ActionEncoder, DepthHead
+from fathom.policies.text import TextTokenizer
 from fathom.weights import load_weights, save_weights
-
-from ..conventions import count
-from ..policy import Losses, Policy
-from ..text import TextTokenizer
-from .config import QDepthVLAConfig
-from .experts import ActionEncoder, DepthHead
 
 
 class QDepthVLA(Policy):
@@ -63,9 +63,7 @@ class QDepthVLA(Policy):
             self.depth_head = DepthHead(config.depth, config.vision.width, width, config.vision.grid)
         streams["action"] = GemmaStream(config.gemma("expert"))
         carries["action"] = "proprio action"
-        self.mixture = Mixture(
-            streams, carries, config.visibility, softcap=config.softcap, backend=config.attention
-        )
+        self.mixture = Mixture(streams, carries, config.visibility, softcap=config.softcap, backend=config.attention)
         self.proprio_encoder = nn.Linear(config.state_dim, width)
         self.action_encoder = ActionEncoder(config.action_dim, width, config.convention)
         self.action_decoder = nn.Linear(width, config.action_dim)
@@ -79,6 +77,11 @@ class QDepthVLA(Policy):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.action_decoder.weight.device
+
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """See :class:`Policy`."""
+        return self.config.horizon, self.config.action_dim
 
     def train(self, mode: bool = True) -> "QDepthVLA":
         """The tokenizer is frozen: it stays in evaluation mode."""
@@ -116,7 +119,7 @@ class QDepthVLA(Policy):
         observation = observation.to(self.device)
         _, prefix_valid, cache = self._prefix(observation, with_depth=False)
         if noise is None:
-            noise = torch.randn(len(observation), self.config.horizon, self.config.action_dim)
+            noise = torch.randn(len(observation), *self.noise_shape)
 
         def velocity(point: Tensor, time: Tensor) -> Tensor:
             return self._velocity(point, time, prefix_valid, cache).float()
@@ -210,10 +213,8 @@ class QDepthVLA(Policy):
 
     def _pixels(self, image: Tensor) -> Float[Tensor, "batch 3 size size"]:
         """A picture in [-1, 1] at the encoder's size."""
-        pixels = image.float() / 255 if image.dtype == torch.uint8 else image.float()
-        size = self.config.vision.image_size
-        if pixels.shape[-2:] != (size, size):
-            pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True, align_corners=False)
+        small = resize(image, self.config.vision.image_size)
+        pixels = small.float() / 255 if small.dtype == torch.uint8 else small.float()
         return torch.zeros_like(pixels) if self.config.blind else pixels * 2 - 1
 
     def _suffix_positions(self, prefix_valid: Tensor) -> Int[Tensor, "batch suffix"]:

@@ -1,0 +1,56 @@
+"""``fathom tokenizer``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from fathom.cli.verb import Settings, with_settings
+
+
+@dataclass(frozen=True)
+class TokenizerTrain:
+    """Train a depth tokenizer on a dataset's depth."""
+
+    dataset: tyro.conf.Positional[Path]
+    """A LeRobot dataset with a depth feature."""
+
+    out: Path
+    """The tokenizer's folder; an interrupted run continues there."""
+
+    recipe: str = "quickstart"
+    """The settings to start from."""
+
+    settings: Settings = ()
+
+    def run(self) -> None:
+        from fathom.recipes import tokenizer_recipe
+        from fathom.training.tokenizer import read_score, score_line, train_tokenizer
+
+        recipe = with_settings(tokenizer_recipe(self.recipe), self.settings, "fathom tokenizer train")
+        train_tokenizer(self.dataset, recipe, self.out)
+        print(score_line(read_score(self.out)))
+
+
+@dataclass(frozen=True)
+class TokenizerEval:
+    """Measure how well a depth tokenizer reconstructs a dataset's depth, and how it uses its codes."""
+
+    tokenizer: tyro.conf.Positional[Path]
+    """The tokenizer's folder."""
+
+    dataset: tyro.conf.Positional[Path]
+    """A LeRobot dataset with a depth feature."""
+
+    split: str = "validation"
+    """Which episodes; all where the dataset has no such split."""
+
+    frames: int = 512
+    """Frames to reconstruct, evenly spread."""
+
+    def run(self) -> None:
+        from fathom.depth.tokenizer import DepthTokenizer
+        from fathom.training.tokenizer import open_depth, score_line, score_tokenizer
+
+        tokenizer = DepthTokenizer.load(self.tokenizer)
+        print(score_line(score_tokenizer(tokenizer, open_depth(self.dataset, self.split), frames=self.frames)))
