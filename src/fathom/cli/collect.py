@@ -23,6 +23,9 @@ class Collect:
     image_size: int = 128
     """Side of the square pictures, in pixels."""
 
+    spread: float | None = None
+    """Metres in x by which objects are scattered to either side; by default Meta-World's own, mostly 0.1."""
+
     segmentation: bool = False
     """Add an instance segmentation with its table of names."""
 
@@ -38,6 +41,7 @@ class Collect:
             self.episodes,
             self.out,
             image_size=self.image_size,
+            spread=self.spread,
             segmentation=self.segmentation,
             processes=self.processes,
         )

@@ -28,13 +28,16 @@ class Eval:
     execute: int = 4
     """Actions of each chunk that are carried out before the policy looks again."""
 
+    spread: float | None = None
+    """Metres in x by which objects are scattered to either side; by default Meta-World's own, mostly 0.1."""
+
     def run(self) -> None:
         from fathom.evaluation import Protocol, evaluate
         from fathom.policies import load_policy
         from fathom.simulation.rollout import RandomPolicy, ScriptedPolicy
         from fathom.training.device import pick_device
 
-        protocol = Protocol(self.suite, self.tasks, episodes=self.episodes, execute=self.execute)
+        protocol = Protocol(self.suite, self.tasks, episodes=self.episodes, execute=self.execute, spread=self.spread)
         baselines = {"expert": ScriptedPolicy, "random": RandomPolicy}
         actor = baselines[self.policy]() if self.policy in baselines else load_policy(self.policy).to(pick_device())
         evaluate(actor, protocol, self.out, name=self.policy, device=pick_device())

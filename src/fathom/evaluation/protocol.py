@@ -19,6 +19,7 @@ class Protocol:
         execute: actions of each chunk that are carried out before the policy looks again.
         action_repeat: simulator steps per action. Meta-World's own protocol has 1; ours halves the length of an
             episode, in demonstrations and here alike. The limit is Meta-World's 500 simulator steps either way.
+        spread: how far objects are scattered, see :class:`~fathom.simulation.metaworld.MetaWorldEnv`.
         quality: the look of the pictures, as the policy was trained on.
         noise_seed: of the policy's own randomness.
     """
@@ -30,6 +31,7 @@ class Protocol:
     execute: int = 4
     action_repeat: int = ACTION_REPEAT
     image_size: int = 128
+    spread: float | None = None
     quality: Literal["fast", "official"] = "fast"
     noise_seed: int = 0
 
@@ -46,7 +48,12 @@ class Protocol:
 
     def environment(self) -> dict[str, Any]:
         """Options for :func:`~fathom.simulation.make_env`."""
-        return {"image_size": self.image_size, "action_repeat": self.action_repeat, "quality": self.quality}
+        return {
+            "image_size": self.image_size,
+            "action_repeat": self.action_repeat,
+            "quality": self.quality,
+            "spread": self.spread,
+        }
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in a result file."""

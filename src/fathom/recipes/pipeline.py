@@ -36,7 +36,14 @@ def run_quickstart(recipe: QuickstartRecipe, folder: Path, *, compare: bool = Fa
 
     console.print(Rule("1 collect demonstrations"))
     if not (folder / "dataset").exists():
-        collect("metaworld", recipe.tasks, recipe.episodes_per_task, folder / "dataset", console=console)
+        collect(
+            "metaworld",
+            recipe.tasks,
+            recipe.episodes_per_task,
+            folder / "dataset",
+            spread=recipe.spread,
+            console=console,
+        )
 
     console.print(Rule("2 train the depth tokenizer"))
     tokenizer = train_tokenizer(folder / "dataset", recipe.tokenizer, folder / "tokenizer")

@@ -16,6 +16,8 @@ from fathom.training.tokenizer import TokenizerRecipe
 
 TASKS = ("faucet-open", "faucet-close", "drawer-open", "door-unlock", "window-close", "button-press-topdown")
 
+SPREAD = 0.16
+
 
 @dataclass(frozen=True)
 class QuickstartRecipe:
@@ -24,12 +26,14 @@ class QuickstartRecipe:
     Attributes:
         tasks: Meta-World tasks; faucet-open and faucet-close share one scene, so that only the instruction decides.
         episodes_per_task: demonstrations to keep of each task.
+        spread: how far objects are scattered, in demonstrations and evaluation: wide enough that sight decides.
         tokenizer, policy: what is trained, and how.
         protocol: how it is evaluated.
     """
 
     tasks: tuple[str, ...]
     episodes_per_task: int
+    spread: float
     tokenizer: TokenizerRecipe
     policy: PolicyRecipe
     protocol: Protocol
@@ -45,13 +49,14 @@ def quickstart() -> QuickstartRecipe:
     """The full quickstart."""
     return QuickstartRecipe(
         tasks=TASKS,
-        episodes_per_task=50,
+        episodes_per_task=60,
+        spread=SPREAD,
         tokenizer=TokenizerRecipe(
             tokenizer=DepthTokenizerConfig(image_size=128, grid=16, width=64, depth_range=LogRange(0.35, 2.0)),
-            training=_training(steps=500, batch_size=32, lr=1e-3, ema_decay=0.0),
+            training=_training(steps=400, batch_size=32, lr=1e-3, ema_decay=0.0),
         ),
         policy=quickstart_policy(),
-        protocol=Protocol("metaworld", TASKS, episodes=20),
+        protocol=Protocol("metaworld", TASKS, episodes=20, spread=SPREAD),
     )
 
 
@@ -73,20 +78,27 @@ def quickstart_policy() -> PolicyRecipe:
             conventions="openpi",
             flow_draws=4,
         ),
-        training=_training(steps=1000, batch_size=64, lr=1e-3, ema_decay=0.995),
+        training=_training(steps=950, batch_size=64, lr=1e-3, ema_decay=0.995),
         depth_weight=0.1,
     )
 
 
 def quickstart_toy() -> QuickstartRecipe:
     """The same loop in a minute or two, to see that it runs; its policy has learnt nothing yet."""
-    full, tasks = quickstart(), TASKS[:2]
+    full, tasks, codes = quickstart(), TASKS[:2], 32
     return replace(
         full,
         tasks=tasks,
         episodes_per_task=3,
-        tokenizer=replace(full.tokenizer, training=_training(steps=30, batch_size=16, lr=1e-3, ema_decay=0.0)),
-        policy=replace(full.policy, training=_training(steps=20, batch_size=8, lr=1e-3, ema_decay=0.995)),
+        tokenizer=TokenizerRecipe(
+            tokenizer=replace(full.tokenizer.tokenizer, codes=codes),
+            training=_training(steps=30, batch_size=16, lr=1e-3, ema_decay=0.0),
+        ),
+        policy=replace(
+            full.policy,
+            policy=replace(full.policy.policy, depth=DepthConfig(grid=16, codes=codes)),
+            training=_training(steps=20, batch_size=8, lr=1e-3, ema_decay=0.995),
+        ),
         protocol=replace(full.protocol, tasks=tasks, episodes=2),
     )
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMethodFormatter
 from numpy.typing import NDArray
 from torch import Tensor
@@ -92,7 +93,7 @@ def figure(rows: Sequence[Row]) -> Figure:
     low, high = _scale(rows)
     scale = LogNorm(low, high)
     with style():
-        drawn = Figure(figsize=(7.2, 1.72 * len(rows) + 0.75), layout="constrained")
+        drawn = Figure(figsize=(7.2, 1.72 * len(rows) + 0.8), layout=ConstrainedLayoutEngine(rect=(0, 0, 1, 0.985)))
         grid = drawn.subplots(len(rows), len(COLUMNS), squeeze=False)
         for axes, title in zip(grid[0], COLUMNS, strict=True):
             axes.set_title(title, fontsize=10, color=COLOURS["ink"])

@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 COLOURS = {
     "ink": "#1c2127",
@@ -75,6 +76,8 @@ def curves(lines: Sequence[Line], *, log: bool = False, guide: tuple[float, str]
             axes.axhline(guide[0], color=COLOURS["quiet"], linewidth=1, linestyle=(0, (4, 3)), label=guide[1])
         if log:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         else:
             axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 
 from fathom.data.dataset import known_split
 from fathom.depth.metrics import DepthError
@@ -221,7 +222,8 @@ def configuration(run: Run) -> str:
 def command(run: Run) -> str:
     """How to make such a run, and this page."""
     compare = " --compare" if run.compared else ""
-    lines = f"fathom quickstart{compare} --out {run.folder}\nfathom report {run.folder}"
+    folder = shlex.quote(str(run.folder))
+    lines = f"fathom quickstart{compare} --out {folder}\nfathom report {folder}"
     told = "The first command makes such a run and its report, the second writes this page anew."
     return section("Make it again", paragraph(told), f"<pre>{text(lines)}</pre>")
 
@@ -239,8 +241,9 @@ def _policies(run: Run, title: str, name: str, *, scale: float = 1, guess: bool 
 
 def _tokenizer(run: Run) -> str:
     metrics = run.metrics.get("tokenizer", {})
-    names = {"reconstruction": "blue", "codebook": "orange", "commitment": "green"}
-    lines = [Line(name, colour, *metrics[name]) for name, colour in names.items() if name in metrics]
+    # Equation 2's codebook and commitment terms differ in their gradients alone: their values are the same.
+    names = {"reconstruction": ("reconstruction", "blue"), "commitment": ("codebook and commitment", "orange")}
+    lines = [Line(*look, *metrics[name]) for name, look in names.items() if name in metrics]
     return panel("Tokenizer losses (logarithmic)", curves(lines, log=True)) if lines else ""
 
 

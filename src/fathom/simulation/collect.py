@@ -81,6 +81,7 @@ def collect(
     *,
     validation_share: float = 0.1,
     image_size: int = 128,
+    spread: float | None = None,
     segmentation: bool = False,
     processes: int | None = None,
     console: Console | None = None,
@@ -92,6 +93,7 @@ def collect(
 
     Args:
         episodes_per_task: successful ones, of both splits together.
+        spread: how far objects are scattered, see :class:`~fathom.simulation.metaworld.MetaWorldEnv`.
         validation_share: of every task's episodes, at least one, which no training split holds.
         processes: default: one per core.
 
@@ -108,7 +110,7 @@ def collect(
     console = console or Console()
     quotas = _quotas(tasks, episodes_per_task - validation, validation)
     with Workers(processes or os.cpu_count() or 1) as workers:
-        style = Style(image_size)
+        style = Style(image_size, spread)
         if segmentation:
             style = replace(style, label_names=_all_label_names(workers, suite, tasks))
         features = dataset_features(image_size, style.label_names)

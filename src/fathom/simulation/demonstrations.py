@@ -43,12 +43,14 @@ class Style:
     """How demonstrations are made.
 
     Attributes:
+        spread: see :class:`~fathom.simulation.metaworld.MetaWorldEnv`.
         noise: what disturbs the executed actions.
         hold: frames kept after success, so that a policy learns to stay there.
         label_names: the dataset's segmentation labels; empty for no segmentation.
     """
 
     image_size: int = 128
+    spread: float | None = None
     noise: ExpertNoise = field(default_factory=ExpertNoise)
     hold: int = 8
     label_names: tuple[str, ...] = ()
@@ -59,7 +61,7 @@ def record(suite: str, task: str, seed: int, style: Style) -> Frames | None:
 
     A frame is what is seen before its action; the action is what the expert wanted, undisturbed and clipped.
     """
-    env = _environment(suite, task, style.image_size, bool(style.label_names))
+    env = _environment(suite, task, style.image_size, style.spread, bool(style.label_names))
     expert = ScriptedExpert(task)
     offsets = style.noise.offsets(env.max_steps, np.random.default_rng(seed))
     label_of = np.array([style.label_names.index(name) for name in env.segmentation_names if style.label_names])
@@ -95,9 +97,9 @@ def stage(
 
 def label_names(suite: str, task: str) -> tuple[str, ...]:
     """The names of what segmentation tells apart in a task's scene."""
-    return _environment(suite, task, image_size=128, segmentation=True).segmentation_names
+    return _environment(suite, task, image_size=128, spread=None, segmentation=True).segmentation_names
 
 
 @lru_cache(maxsize=2)  # a worker mostly stays with one task, and goes back for the episodes that failed
-def _environment(suite: str, task: str, image_size: int, segmentation: bool) -> "MetaWorldEnv":
-    return make_env(suite, task, image_size=image_size, depth=True, segmentation=segmentation)
+def _environment(suite: str, task: str, image_size: int, spread: float | None, segmentation: bool) -> "MetaWorldEnv":
+    return make_env(suite, task, image_size=image_size, depth=True, segmentation=segmentation, spread=spread)

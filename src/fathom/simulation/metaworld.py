@@ -51,6 +51,8 @@ class MetaWorldEnv(gymnasium.Env[Observed, Array]):
     Args:
         task: one of :data:`~fathom.simulation.metaworld_tasks.INSTRUCTIONS`.
         seed: the layout of the first reset; a reset without a seed takes the next number.
+        spread: the object stands within this many metres in x of its range's middle; ``None`` is Meta-World's own
+            range, mostly 0.1, in which a policy that sees nothing solves many tasks by sweeping.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": SIMULATOR_HZ // ACTION_REPEAT}  # noqa: RUF012 - gymnasium's own shape
@@ -66,6 +68,7 @@ class MetaWorldEnv(gymnasium.Env[Observed, Array]):
         action_repeat: int = ACTION_REPEAT,
         quality: Quality = "fast",
         camera: Camera | None = None,
+        spread: float | None = None,
     ) -> None:
         self.task = task
         self.instruction = INSTRUCTIONS[task]
@@ -81,6 +84,8 @@ class MetaWorldEnv(gymnasium.Env[Observed, Array]):
         self._world = _world_class(task)(seed=seed)
         self._world._freeze_rand_vec = False  # a new layout at each reset,
         self._world.seeded_rand_vec = True  # drawn from the generator that `seed` sets
+        if spread is not None:
+            _widen(self._world, spread)
         if quality == "fast":
             _hide_needless_markers(self._world)
         self._renderer: Renderer | None = None  # made when the first picture is wanted
@@ -202,6 +207,15 @@ class MetaWorldEnv(gymnasium.Env[Observed, Array]):
 
 def _world_class(task: str) -> Any:
     return ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{task}-v3-goal-observable"]
+
+
+def _widen(world: Any, spread: float) -> None:
+    """Draw the object's x from a range of this half-width; see the class."""
+    space = world._random_reset_space
+    low, high = space.low.copy(), space.high.copy()
+    middle = (low[0] + high[0]) / 2
+    low[0], high[0] = middle - spread, middle + spread
+    world._random_reset_space = gymnasium.spaces.Box(low, high, dtype=space.dtype)
 
 
 def _hide_needless_markers(world: Any) -> None:
