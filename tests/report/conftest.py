@@ -114,6 +114,8 @@ def _write_policy(folder: Path) -> DepthTokenizer:
         DepthTokenizerConfig(image_size=16, grid=4, codes=16, code_dim=8, width=8, depth_range=LogRange(0.35, 2.0))
     )
     tokenizer.quantizer._codebook.initted.fill_(True)
+    with torch.no_grad():
+        tokenizer.quantizer._codebook.embed.normal_()  # untrained, all codes would be one
     text = TextTokenizer.from_instructions(dataset.tasks)
     normalization = Normalization.from_stats(dataset.stats)
     QDepthVLA(POLICY, normalization, text, tokenizer).eval().save(folder / "policy")

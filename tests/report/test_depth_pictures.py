@@ -30,6 +30,7 @@ def test_frames_come_from_the_split_one_of_each_task(finished: Path, policy: QDe
         assert np.array_equal(row.image, frame["observation.images.main"].movedim(0, -1).numpy())
         batch = held_out.batch([int(frame["index"]) - 10])
         torch.testing.assert_close(row.depth[2], policy.predict_depth(batch)[0])
+        assert not torch.equal(row.depth[1], row.depth[2])  # the tokenizer's reconstruction is something else
 
 
 def test_the_error_is_that_of_the_predictions(finished: Path, policy: QDepthVLA) -> None:

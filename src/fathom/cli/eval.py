@@ -34,10 +34,10 @@ class Eval:
     def run(self) -> None:
         from fathom.evaluation import Protocol, evaluate
         from fathom.policies import load_policy
-        from fathom.simulation.rollout import RandomPolicy, ScriptedPolicy
+        from fathom.simulation.rollout import Actor, RandomPolicy, ScriptedPolicy
         from fathom.training.device import pick_device
 
         protocol = Protocol(self.suite, self.tasks, episodes=self.episodes, execute=self.execute, spread=self.spread)
-        baselines = {"expert": ScriptedPolicy, "random": RandomPolicy}
-        actor = baselines[self.policy]() if self.policy in baselines else load_policy(self.policy).to(pick_device())
+        baselines: dict[str, Actor | ScriptedPolicy] = {"expert": ScriptedPolicy(), "random": RandomPolicy()}
+        actor = baselines.get(self.policy) or load_policy(self.policy).to(pick_device())
         evaluate(actor, protocol, self.out, name=self.policy, device=pick_device())

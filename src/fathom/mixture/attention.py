@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -88,6 +88,6 @@ def _capped(softcap: float) -> Callable[..., Tensor]:
 
 
 @cache
-def _flex(compiled: bool) -> Callable[..., Tensor]:
+def _flex(compiled: bool) -> Callable[..., Any]:
     """flex_attention is only fast compiled; on a CPU its plain form serves as a check."""
-    return torch.compile(flex_attention) if compiled else flex_attention
+    return torch.compile(flex_attention) if compiled else flex_attention  # type: ignore[return-value]

@@ -1,5 +1,7 @@
 """Transformers' Gemma as a stream."""
 
+from collections.abc import Sequence
+
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import GemmaConfig
@@ -44,11 +46,15 @@ class GemmaStream(nn.Module):
             out unscaled: by how much an embedding is scaled differs between code bases and is the policy's to say.
     """
 
+    layers: Sequence[GemmaStreamLayer]
+
     def __init__(self, config: GemmaConfig, *, embed_tokens: bool = False) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size) if embed_tokens else None
-        self.layers = nn.ModuleList(GemmaStreamLayer(config, index) for index in range(config.num_hidden_layers))
+        if embed_tokens:
+            self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        layers = (GemmaStreamLayer(config, index) for index in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(layers)  # type: ignore[assignment]
         self.norm = GemmaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = GemmaRotaryEmbedding(config)
 

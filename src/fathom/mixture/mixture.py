@@ -65,6 +65,8 @@ class Mixture(nn.Module):
         ValueError: a block has no stream or no row in the table, or the streams' depths do not fit the default plan.
     """
 
+    streams: Mapping[str, Stream]
+
     def __init__(
         self,
         streams: Mapping[str, Stream],
@@ -76,7 +78,7 @@ class Mixture(nn.Module):
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
-        self.streams = nn.ModuleDict(streams)  # type: ignore[arg-type]
+        self.streams = nn.ModuleDict(streams)  # type: ignore[arg-type, assignment]
         self.stream_of = {block: stream for stream, blocks in carries.items() for block in blocks.split()}
         if set(self.stream_of) != set(visibility.blocks):
             raise ValueError(f"the table has rows for {visibility.blocks}, the streams carry {list(self.stream_of)}")

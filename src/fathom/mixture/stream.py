@@ -34,7 +34,10 @@ class StreamLayer(Protocol):
 class Stream(Protocol):
     """A transformer with its own width and weights, as a run of stream layers."""
 
-    layers: Sequence[StreamLayer]
+    @property
+    def layers(self) -> Sequence[StreamLayer]:
+        """The layers, first to last."""
+        ...
 
     def encode_positions(
         self, hidden: Float[Tensor, "batch tokens width"], positions: Int[Tensor, "batch tokens"]

@@ -19,7 +19,7 @@ class TextTokenizer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.begin, self.pad, self.end = (tokenizer.token_to_id(token) for token in (_BEGIN, _PAD, _END))
+        self.begin, self.pad, self.end = (_id_of(token, tokenizer) for token in (_BEGIN, _PAD, _END))
 
     @classmethod
     def from_instructions(cls, instructions: Iterable[str]) -> Self:
@@ -53,7 +53,7 @@ class TextTokenizer:
                     "shorten it, or train with a larger text_tokens"
                 )
             ids[row, : len(tokens)] = torch.tensor(tokens)
-        return ids, ids != self.pad
+        return ids, torch.ne(ids, self.pad)
 
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.json``."""
@@ -69,7 +69,11 @@ class TextTokenizer:
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise UserError(f"{folder} has no tokenizer.json: a saved policy carries its text tokenizer")
-        tokenizer = Tokenizer.from_file(str(path))
-        if missing := [repr(t) for t in (_BEGIN, _PAD, _END) if tokenizer.token_to_id(t) is None]:
-            raise UserError(f"{path} has no token {', '.join(missing)}")
-        return cls(tokenizer)
+        return cls(Tokenizer.from_file(str(path)))
+
+
+def _id_of(token: str, tokenizer: Tokenizer) -> int:
+    number: int | None = tokenizer.token_to_id(token)
+    if number is None:
+        raise UserError(f"the text tokenizer has no token {token!r}")
+    return number

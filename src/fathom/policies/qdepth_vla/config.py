@@ -70,7 +70,7 @@ class VisionConfig:
             patch_size=self.patch,
             vision_use_head=False,
             # On a CPU sdpa's backward is the slower one: see `fathom.mixture.attention`.
-            attn_implementation="sdpa" if torch.cuda.is_available() else "eager",
+            attn_implementation="sdpa" if torch.cuda.is_available() else "eager",  # type: ignore[call-arg]
         )
 
 

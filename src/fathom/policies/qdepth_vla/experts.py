@@ -54,8 +54,8 @@ class DepthHead(nn.Module):
             nn.Conv2d(width, config.code_dim * upsample**2, 1),
             nn.PixelShuffle(upsample),
         )
-        self.register_buffer("codebook", torch.zeros(config.codes, config.code_dim))
-        self.register_buffer("temperature", torch.ones(()))
+        self.codebook = nn.Buffer(torch.zeros(config.codes, config.code_dim))
+        self.temperature = nn.Buffer(torch.ones(()))
 
     def use_codebook(self, codebook: Float[Tensor, "codes code_dim"]) -> None:
         """Take over a frozen codebook, and the temperature that goes with it."""

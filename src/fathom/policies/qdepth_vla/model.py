@@ -4,7 +4,7 @@ Source: arXiv 2510.14836; the base without depth is open pi-zero.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from fathom.data.normalization import Normalization
 from fathom.data.resize import resize
 from fathom.depth.tokenizer import DepthTokenizer
 from fathom.errors import UserError
-from fathom.mixture import Block, Cache, GemmaStream, Mixture
+from fathom.mixture import Block, Cache, GemmaStream, Mixture, Stream
 from fathom.policies.conventions import count
 from fathom.policies.policy import Losses, Policy
 from fathom.policies.qdepth_vla.config import QDepthVLAConfig
@@ -54,7 +54,7 @@ class QDepthVLA(Policy):
         self.multi_modal_projector = nn.Linear(config.vision.width, config.vlm_width)
 
         width = config.expert_width
-        streams = {"vlm": GemmaStream(config.gemma("vlm"), embed_tokens=True)}
+        streams: dict[str, Stream] = {"vlm": GemmaStream(config.gemma("vlm"), embed_tokens=True)}
         carries = {"vlm": "image text"}
         self.depth_head: DepthHead | None = None
         if config.depth:
@@ -169,7 +169,8 @@ class QDepthVLA(Policy):
         visual = self._visual_tokens(observation)
         image = self.multi_modal_projector(visual)
         ids, text_valid = self.text_tokenizer(observation.instruction, self.config.text_tokens)
-        text = self.mixture.streams["vlm"].embed_tokens(ids.to(self.device)) * self.config.vlm_width**0.5
+        vlm = cast(GemmaStream, self.mixture.streams["vlm"])
+        text = vlm.embed_tokens(ids.to(self.device)) * self.config.vlm_width**0.5
         image_valid = torch.ones(image.shape[:2], dtype=torch.bool, device=self.device)
         valid = torch.cat([image_valid, text_valid.to(self.device)], 1)
         positions = self.config.convention.prefix_positions(valid)
