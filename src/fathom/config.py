@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from fathom.errors import UserError
+from fathom.files import write_json
 
 Config = TypeVar("Config")
 
 
 def write_config(config: Any, path: Path, **extra: Any) -> None:
-    """Write a dataclass as JSON; ``extra`` entries stand before its fields."""
-    path.write_text(json.dumps({**extra, **asdict(config)}, indent=2) + "\n")
+    """Write a dataclass as JSON, whole or not at all; ``extra`` entries stand before its fields."""
+    write_json(path, {**extra, **asdict(config)})
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
@@ -25,9 +26,9 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     """
     try:
         values = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"there is no {what} in {path.parent}: {path.name} is missing") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no text at all
         raise UserError(f"{path} is not valid JSON ({error}): it should describe a {what}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} should hold a JSON object that describes a {what}")

@@ -9,6 +9,7 @@ from fathom.policies.qdepth_vla.config import VISIBILITY
 
 from .conftest import gemma_config
 
+# The tests run over every named table: a block that a new table brings needs its stream and its length here.
 CARRIES = {"vlm": "image text", "depth": "depth", "action": "proprio action"}
 LENGTHS = {"image": 4, "text": 3, "depth": 4, "proprio": 1, "action": 3}
 WIDTH = {"vlm": 32, "depth": 16, "action": 16}

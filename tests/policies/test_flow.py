@@ -4,8 +4,9 @@ import pytest
 import torch
 from scipy import stats
 
-from fathom.policies.conventions import CONVENTIONS, TimeEmbedding
+from fathom.policies.conventions import CONVENTIONS
 from fathom.policies.flow import Flow
+from fathom.policies.qdepth_vla.experts import ActionEncoder
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)
@@ -84,9 +85,27 @@ def test_positions_of_both_families():
     assert run_on.suffix_positions(valid, 3).tolist() == [[3, 4, 5], [4, 5, 6]]
 
 
-def test_embedding_is_exact_for_bf16_models_too():
-    embedding = TimeEmbedding(1.0, 1.0, 100.0)(torch.tensor([0.5]), 16)
-    assert embedding.dtype == torch.float32
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_times_in_bf16_are_embedded_as_exactly_as_others(name):
+    """A bf16 time is the number it is: its embedding is that of the same number in fp64, and no coarser."""
+    embed = CONVENTIONS[name].time_embedding
+    time = torch.linspace(0, 1, 7).bfloat16()
+    exact = embed(time.double(), 16)
+    assert exact.dtype == torch.float32
+    assert torch.equal(embed(time, 16), exact)
+    assert not torch.equal(exact, exact.bfloat16().float())
+
+
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_the_action_encoder_in_bf16_is_close_to_fp32(name):
+    """Weights and actions in bf16 round the tokens, not the angles of the time (up to 1500 rad) behind them."""
+    torch.manual_seed(0)
+    encoder = ActionEncoder(3, 32, CONVENTIONS[name])
+    actions, time = torch.randn(4, 5, 3), torch.tensor([0.11, 0.37, 0.68, 0.93])
+    expected = encoder(actions, time)
+    tokens = encoder.bfloat16()(actions.bfloat16(), time)
+    assert tokens.dtype == torch.bfloat16
+    torch.testing.assert_close(tokens.float(), expected, atol=0.02, rtol=0)
 
 
 def test_a_flow_knows_two_directions_only_by_its_data_time():

@@ -56,10 +56,11 @@ def test_a_saved_policy_acts_and_sees_as_before(name, make_policy, make_batch, t
     assert suffixes == {".json", ".safetensors"}
 
 
-def test_sampling_equals_integrating_without_a_cache(make_policy, make_batch):
+@pytest.mark.parametrize("name", VARIANTS)
+def test_sampling_equals_integrating_without_a_cache(name, make_policy, make_batch):
     """Each flow step recomputed from scratch, prefix and all, gives the same actions."""
-    policy = make_policy().eval()
-    observation = observation_of(make_batch())
+    policy = make_policy(**VARIANTS[name]).eval()
+    observation = observation_of(make_batch(cameras=policy.config.cameras))
     noise = torch.randn(3, 4, 3)
 
     @torch.no_grad()
@@ -107,7 +108,7 @@ def test_more_flow_draws_are_the_mean_of_single_ones(make_policy, make_batch, mo
     torch.testing.assert_close(twice.loss(batch).action, sum(singles) / 2, atol=1e-6, rtol=1e-5)
 
 
-def test_the_depth_loss_reaches_siglip_but_not_the_language_model_alone(make_policy, make_batch):
+def test_the_depth_loss_trains_siglip_and_the_language_model_but_nothing_of_the_action_expert(make_policy, make_batch):
     """The depth loss trains SigLIP, undetached; the VQ-VAE stays frozen and no action weight is touched."""
     policy = make_policy()
     policy.loss(make_batch()).depth.backward()

@@ -10,10 +10,11 @@ from torch import nn
 
 from fathom.data.batch import Batch
 from fathom.errors import UserError
-from fathom.training.checkpoint import claim, load_state, save_state
+from fathom.training.checkpoint import load_state, save_state
 from fathom.training.config import OptimizerConfig, TrainingConfig
 from fathom.training.loop import train
 from fathom.training.policy import PolicyRecipe
+from fathom.training.settings import claim
 
 CONFIG = TrainingConfig(
     steps=12, batch_size=4, precision="fp32", ema_decay=0.9, log_every=3, checkpoint_every=4,
@@ -84,13 +85,15 @@ def test_a_loss_that_is_no_number_stops(tmp_path):
 def test_a_half_written_checkpoint_is_never_seen(tmp_path, monkeypatch):
     save_state(tmp_path, {"step": 1})
 
-    def fail(*_):
+    def fail(_, path):
+        path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("fathom.training.checkpoint.torch.save", fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match="disk is full"):
         save_state(tmp_path, {"step": 2})
     assert load_state(tmp_path) == {"step": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
 def test_a_damaged_checkpoint_is_told(tmp_path):

@@ -31,7 +31,7 @@ class Eval:
     spread: float | None = None
     """Metres in x by which objects are scattered to either side; by default Meta-World's own, mostly 0.1."""
 
-    def run(self) -> None:
+    def run(self) -> int:
         from fathom.evaluation import Protocol, evaluate
         from fathom.policies import load_policy
         from fathom.simulation.rollout import Actor, RandomPolicy, ScriptedPolicy
@@ -40,4 +40,5 @@ class Eval:
         protocol = Protocol(self.suite, self.tasks, episodes=self.episodes, execute=self.execute, spread=self.spread)
         baselines: dict[str, Actor | ScriptedPolicy] = {"expert": ScriptedPolicy(), "random": RandomPolicy()}
         actor = baselines.get(self.policy) or load_policy(self.policy).to(pick_device())
-        evaluate(actor, protocol, self.out, name=self.policy, device=pick_device())
+        result = evaluate(actor, protocol, self.out, name=self.policy, device=pick_device())
+        return int(any(episode.error for episode in result.episodes))

@@ -5,7 +5,6 @@ To add a verb: write its module beside this one (`fathom.cli.doctor` is the shor
 Exit codes: 0 done; 1 a check failed or items were skipped; 2 bad input; 130 interrupted.
 """
 
-import errno
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,6 +23,7 @@ from fathom.cli.train import Train
 from fathom.cli.verb import STYLE, Group, Verb
 from fathom.cli.verify import VerifyLeRobot
 from fathom.errors import UserError
+from fathom.files import is_full_disk
 
 VERBS: dict[str, type[Verb] | Group] = {
     "quickstart": Quickstart,
@@ -45,7 +45,6 @@ VERBS: dict[str, type[Verb] | Group] = {
 BAD_INPUT, INTERRUPTED = 2, 130
 
 _DESCRIPTION = "Fathom gives vision-language-action models a sense of depth."
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,8 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         _say(str(error))
         return BAD_INPUT
+    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        _say(f"{error.filename}: {(error.strerror or 'cannot be used').lower()}; choose another path")
+        return BAD_INPUT
     except Exception as error:
-        if not _is_full_disk(error):
+        if not is_full_disk(error):
             raise
         where = getattr(error, "filename", None)
         _say(f"the disk is full{f' ({where})' if where else ''}: free some space and run the same command again")
@@ -109,15 +111,6 @@ def _choice(verbs: Mapping[str, type[Verb] | Group]) -> Any:
     ]
     hidden = Annotated[None, tyro.conf.Suppress]  # a union of one would be no choice, and lose its name
     return Union[tuple(members) if len(members) > 1 else (*members, hidden)]  # noqa: UP007 (built, not written)
-
-
-def _is_full_disk(error: BaseException | None) -> bool:
-    """Whether this, or what caused it, is a full disk; writers in other languages tell it only in their message."""
-    while error is not None:
-        if getattr(error, "errno", None) in _NO_SPACE or "No space left on device" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _say(sentence: str) -> None:

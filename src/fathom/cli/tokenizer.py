@@ -43,14 +43,15 @@ class TokenizerEval:
     """A LeRobot dataset with a depth feature."""
 
     split: str = "validation"
-    """Which episodes; all where the dataset has no such split."""
+    """Which episodes: a split of the dataset, or `all`."""
 
     frames: int = 512
     """Frames to reconstruct, evenly spread."""
 
     def run(self) -> None:
         from fathom.depth.tokenizer import DepthTokenizer
-        from fathom.training.tokenizer import open_depth, score_line, score_tokenizer
+        from fathom.training.tokenizer import score_line, score_tokenizer
 
         tokenizer = DepthTokenizer.load(self.tokenizer)
-        print(score_line(score_tokenizer(tokenizer, open_depth(self.dataset, self.split), frames=self.frames)))
+        split = None if self.split == "all" else self.split
+        print(score_line(score_tokenizer(tokenizer, self.dataset, split, frames=self.frames)))

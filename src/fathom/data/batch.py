@@ -40,7 +40,7 @@ class Batch(Observation):
         action_is_pad: True where the chunk runs past the end of its episode.
         depth: metres (or relative inverse depth) of the ``main`` camera; values <= 0 or NaN are invalid.
         depth_codes: the depth tokenizer's code indices of the ``main`` camera, where they were computed beforehand.
-        index: each sample's frame index in its dataset; noise is drawn per index.
+        index: each sample's frame index in its dataset.
     """
 
     actions: Float[Tensor, "batch horizon action"]

@@ -207,7 +207,7 @@ def _wanted_depth(root: Path, info: DatasetInfo, depth: bool | Sequence[str]) ->
     if depth is True:
         if not info.keys("depth"):
             raise UserError(
-                f"{root}: the dataset has no depth feature; annotate it with depth, or train without (depth=None)."
+                f"{root}: the dataset has no depth feature; annotate it with depth, or train a policy without depth."
             )
         return None
     return depth or ()

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fathom.data.features import ACTION, STATE
-from fathom.data.files import write_json
 from fathom.errors import UserError
+from fathom.files import write_json
 
 NormalizationKind = Literal["quantile", "mean_std"]
 TINY = 1e-4  # in the robot's units: a component that moves less than this is noise, and is not blown up

@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fathom.data.features import Feature
-from fathom.data.files import full_disk_is_told, sync, write_file, write_json
 from fathom.data.images import encode_labels
 from fathom.data.statistics import count_levels
 from fathom.data.video import DEPTH, RGB, encode_video
 from fathom.errors import UserError
+from fathom.files import full_disk_is_told, sync, write_file, write_json
 
 Frames = Mapping[str, NDArray[Any]]
 

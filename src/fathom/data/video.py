@@ -18,8 +18,8 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from fathom.data.files import full_disk_is_told
 from fathom.errors import UserError
+from fathom.files import full_disk_is_told
 
 Picture = NDArray[np.uint8] | NDArray[np.uint16]
 

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from fathom.data.features import DATA_PATH, INDEX_FEATURES, VIDEO_PATH, DatasetInfo, Feature
-from fathom.data.files import full_disk_is_told, sync, write_json
 from fathom.data.staging import Frames, StagedEpisode, stage
 from fathom.data.statistics import FeatureStats, picture_stats, to_lists, vector_stats
 from fathom.data.tables import episode_table, frame_table, task_table
 from fathom.data.video import DEPTH, RGB, join_videos, stream_header
 from fathom.errors import UserError
+from fathom.files import full_disk_is_told, sync, write_json
 
 MEGABYTE = 1 << 20
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -84,11 +84,12 @@ class DatasetWriter:
         """The numbers of the episodes that are complete."""
         return sorted(int(folder.name.removeprefix("episode-")) for folder in self.staging.glob("episode-*"))
 
-    def finish(self, splits: Mapping[str, range] | None = None) -> Path:
+    def finish(self, splits: Mapping[str, range] | None = None, notes: Mapping[str, Any] | None = None) -> Path:
         """Assembles the staged episodes, renumbered from 0 in their order, and puts the dataset in its place.
 
         Args:
             splits: for each name a range of the new numbers; by default all episodes are ``train``.
+            notes: further JSON files for ``meta/``, by name.
 
         Raises:
             UserError: nothing is staged, a split does not fit, or the disk is full.
@@ -104,6 +105,8 @@ class DatasetWriter:
         shutil.rmtree(assembled, ignore_errors=True)
         with full_disk_is_told(self.root):
             _Assembly(assembled, self.info, episodes).write({name: f"{r.start}:{r.stop}" for name, r in splits.items()})
+            for name, note in (notes or {}).items():
+                write_json(assembled / "meta" / name, note)
             for path in sorted(assembled.rglob("*")):
                 sync(path)
         assembled.rename(self.root)

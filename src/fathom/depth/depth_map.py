@@ -2,30 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor
-
-DepthKind = Literal["metric", "relative_inverse"]
-"""``metric``: metres, z along the optical axis. ``relative_inverse``: affine-invariant disparity, larger is nearer."""
-
-
-@dataclass(frozen=True)
-class DepthVideo:
-    """The depth of one episode, with what it means attached to it.
-
-    Attributes:
-        values: metres, or relative inverse depth, as ``kind`` says.
-        kind: see :data:`DepthKind`.
-        valid: False where nothing was measured.
-        provenance: which sensor, simulator or estimator made it.
-    """
-
-    values: Float[Tensor, "frames height width"]
-    kind: DepthKind
-    valid: Bool[Tensor, "frames height width"]
-    provenance: str
 
 
 @dataclass(frozen=True)

@@ -102,8 +102,9 @@ class DepthTokenizer(nn.Module):
     @torch.no_grad()
     def encode(self, depth: Float[Tensor, "batch 1 height width"]) -> Int[Tensor, "batch tokens"]:
         """Metric depth of any size to code indices, row by row of the grid (equation 1)."""
-        latent = self.encoder(self.prepare(depth)[0]).flatten(2).mT
-        return torch.cdist(latent.float(), self.codebook[None].float()).argmin(-1)
+        with torch.autocast(depth.device.type, enabled=False):  # labels do not depend on how a policy computes
+            latent = self.encoder(self.prepare(depth)[0]).flatten(2).mT
+            return torch.cdist(latent, self.codebook[None]).argmin(-1)
 
     @torch.no_grad()
     def decode(self, indices: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch 1 size size"]:
@@ -144,6 +145,11 @@ class DepthTokenizer(nn.Module):
         tokenizer = cls(parse_config(DepthTokenizerConfig, values, path))
         load_weights(tokenizer, path.with_name("model.safetensors"))
         return tokenizer.eval()
+
+
+def load_tokenizer(folder: str | Path) -> DepthTokenizer:
+    """Read a saved depth tokenizer, ready to encode and decode; see :meth:`DepthTokenizer.load`."""
+    return DepthTokenizer.load(Path(folder))
 
 
 class _Residual(nn.Sequential):

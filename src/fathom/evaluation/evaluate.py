@@ -7,17 +7,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
 
-from fathom.data.files import write_file
 from fathom.data.video import Encoding, encode_video
 from fathom.errors import UserError
 from fathom.evaluation.protocol import Protocol
 from fathom.evaluation.results import EpisodeResult, Result, success_table, versions
+from fathom.files import write_file
+from fathom.progress import progress_bar
+from fathom.simulation import prepare_simulator
 from fathom.simulation.journal import Journal
-from fathom.simulation.metaworld_tasks import SIMULATOR_HZ
+from fathom.simulation.metaworld_tasks import ACTION_NAMES, SIMULATOR_HZ
 from fathom.simulation.rollout import Actor, Outcome, ScriptedPolicy, rollout
 from fathom.simulation.vector import Environments
+from fathom.weights import fingerprint
 
 # every browser plays it; half the colour resolution is no loss to the eye
 _CLIP = Encoding("libx264", "h264", "rgb24", "yuv420p", {"g": "40", "crf": "20", "preset": "veryfast"})
@@ -52,19 +55,26 @@ def evaluate(
     if not isinstance(policy, ScriptedPolicy) and protocol.execute > policy.noise_shape[0]:
         horizon = policy.noise_shape[0]
         raise UserError(f"cannot carry out {protocol.execute} actions of a chunk of {horizon}: execute fewer.")
+    if not isinstance(policy, ScriptedPolicy) and policy.noise_shape[1] != len(ACTION_NAMES):
+        raise UserError(
+            f"the policy's actions have {policy.noise_shape[1]} components, those of {protocol.suite} have "
+            f"{len(ACTION_NAMES)}: it was trained for another robot."
+        )
+    prepare_simulator()
     folder = Path(folder)
     console = console or Console()
     plan = protocol.plan()
-    journal = Journal(folder / "episodes.jsonl", {"policy": name, "protocol": protocol.to_json()})
+    weights = fingerprint(policy) if isinstance(policy, nn.Module) else None
+    journal = Journal(folder / "episodes.jsonl", {"policy": name, "weights": weights, "protocol": protocol.to_json()})
     results = [EpisodeResult.from_json(entry) for entry in journal.entries]
     done = {(result.task, result.init_state): result for result in results}
     waiting = [episode for episode in plan if (episode.task, episode.index) not in done]
     if waiting:
         with (
-            _progress(console) as progress,
+            progress_bar(console) as progress,
             Environments(protocol.suite, min(environments, len(waiting)), protocol.environment(), processes) as envs,
         ):
-            bar = progress.add_task(f"evaluating {name}", total=len(plan), solved="")
+            bar = progress.add_task(f"evaluating {name}", total=len(plan), note="")
             outcomes = rollout(
                 policy,
                 waiting,
@@ -78,7 +88,7 @@ def evaluate(
                 _write_clip(folder, outcome, SIMULATOR_HZ // protocol.action_repeat)
                 result = done[outcome.episode.task, outcome.episode.index] = _result(outcome)
                 journal.append(asdict(result))
-                progress.update(bar, completed=len(done), solved=_solved(done.values()))
+                progress.update(bar, completed=len(done), note=_solved(done.values()))
     episodes = tuple(done[episode.task, episode.index] for episode in plan)
     summed = Result(name, protocol.suite, protocol.to_json(), versions(), episodes)
     summed.save(folder / "results.json")
@@ -108,9 +118,3 @@ def _write_clip(folder: Path, outcome: Outcome, fps: int) -> None:
 
 def _solved(results: Iterable[EpisodeResult]) -> str:
     return f"{sum(result.success for result in results)} solved"
-
-
-def _progress(console: Console) -> Progress:
-    counts = (MofNCompleteColumn(), TextColumn("episodes, {task.fields[solved]}"))
-    times = (TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(TextColumn("{task.description}"), BarColumn(), *counts, *times, console=console)

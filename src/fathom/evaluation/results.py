@@ -10,9 +10,9 @@ from typing import Any, Self
 
 from rich.table import Table
 
-from fathom.data.files import write_json
 from fathom.errors import UserError
 from fathom.evaluation.statistics import wilson
+from fathom.files import write_json
 
 OVERALL = "overall"
 _TYPES: dict[str, tuple[type, ...]] = {

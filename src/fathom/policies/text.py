@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from fathom.errors import UserError
+from fathom.files import write_file
 
 _BEGIN, _PAD, _UNKNOWN, _END = "<bos>", "<pad>", "<unk>", "\n"
 
@@ -57,7 +58,7 @@ class TextTokenizer:
 
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.json``."""
-        self.tokenizer.save(str(folder / "tokenizer.json"))
+        write_file(folder / "tokenizer.json", self.tokenizer.to_str().encode())
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -69,7 +70,12 @@ class TextTokenizer:
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise UserError(f"{folder} has no tokenizer.json: a saved policy carries its text tokenizer")
-        return cls(Tokenizer.from_file(str(path)))
+        try:
+            return cls(Tokenizer.from_file(str(path)))
+        except UserError:
+            raise
+        except Exception as error:  # the library raises nothing narrower
+            raise UserError(f"{path} is damaged or no tokenizer file: {error}") from error
 
 
 def _id_of(token: str, tokenizer: Tokenizer) -> int:

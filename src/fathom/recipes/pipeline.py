@@ -10,9 +10,9 @@ from fathom.recipes.quickstart import QuickstartRecipe
 from fathom.report import write_report
 from fathom.simulation.collect import collect
 from fathom.simulation.rollout import Actor, RandomPolicy, ScriptedPolicy
-from fathom.training.checkpoint import claim
 from fathom.training.device import pick_device
 from fathom.training.policy import train_policy
+from fathom.training.settings import claim
 from fathom.training.tokenizer import read_score, score_line, train_tokenizer
 
 POLICY = "qdepth_vla"
@@ -61,9 +61,7 @@ def run_quickstart(recipe: QuickstartRecipe, folder: Path, *, compare: bool = Fa
 
     console.print(Rule("4 evaluate in closed loop"))
     for name, actor in policies.items():
-        evaluate(
-            actor, recipe.protocol, folder / "eval" / name, name=name, device=pick_device(), console=Console(quiet=True)
-        )
+        evaluate(actor, recipe.protocol, folder / "eval" / name, name=name, device=pick_device(), console=console)
     results = [Result.load(folder / "eval" / name / "results.json") for name in policies]
     console.print(success_table(results))
 

@@ -16,7 +16,7 @@ from fathom.training.tokenizer import TokenizerRecipe
 
 TASKS = ("faucet-open", "faucet-close", "drawer-open", "door-unlock", "window-close", "button-press-topdown")
 
-SPREAD = 0.16
+SPREAD = 0.2
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class QuickstartRecipe:
     """Everything that the quickstart does, in numbers.
 
     Attributes:
+        name: ``quickstart`` or ``toy``.
         tasks: Meta-World tasks; faucet-open and faucet-close share one scene, so that only the instruction decides.
         episodes_per_task: demonstrations to keep of each task.
         spread: how far objects are scattered, in demonstrations and evaluation: wide enough that sight decides.
@@ -31,6 +32,7 @@ class QuickstartRecipe:
         protocol: how it is evaluated.
     """
 
+    name: str
     tasks: tuple[str, ...]
     episodes_per_task: int
     spread: float
@@ -48,6 +50,7 @@ class QuickstartRecipe:
 def quickstart() -> QuickstartRecipe:
     """The full quickstart."""
     return QuickstartRecipe(
+        name="quickstart",
         tasks=TASKS,
         episodes_per_task=60,
         spread=SPREAD,
@@ -56,7 +59,7 @@ def quickstart() -> QuickstartRecipe:
             training=_training(steps=400, batch_size=32, lr=1e-3, ema_decay=0.0),
         ),
         policy=quickstart_policy(),
-        protocol=Protocol("metaworld", TASKS, episodes=20, spread=SPREAD),
+        protocol=Protocol("metaworld", TASKS, episodes=20, execute=2, spread=SPREAD),
     )
 
 
@@ -88,6 +91,7 @@ def quickstart_toy() -> QuickstartRecipe:
     full, tasks, codes = quickstart(), TASKS[:2], 32
     return replace(
         full,
+        name="toy",
         tasks=tasks,
         episodes_per_task=3,
         tokenizer=TokenizerRecipe(
@@ -97,7 +101,7 @@ def quickstart_toy() -> QuickstartRecipe:
         policy=replace(
             full.policy,
             policy=replace(full.policy.policy, depth=DepthConfig(grid=16, codes=codes)),
-            training=_training(steps=20, batch_size=8, lr=1e-3, ema_decay=0.995),
+            training=_training(steps=40, batch_size=8, lr=1e-3, ema_decay=0.995),
         ),
         protocol=replace(full.protocol, tasks=tasks, episodes=2),
     )
@@ -108,5 +112,6 @@ def _training(*, steps: int, batch_size: int, lr: float, ema_decay: float) -> Tr
         steps=steps,
         batch_size=batch_size,
         ema_decay=ema_decay,
+        checkpoint_every=min(200, steps // 4),
         optimizer=OptimizerConfig(lr=lr, warmup_steps=min(50, steps // 10), cycle_steps=steps, final_share=0.01),
     )

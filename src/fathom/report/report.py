@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fathom.data.files import write_file
+from fathom.files import write_file
 
 from . import sections
 from .html import page, text

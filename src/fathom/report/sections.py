@@ -221,7 +221,7 @@ def configuration(run: Run) -> str:
 
 def command(run: Run) -> str:
     """How to make such a run, and this page."""
-    compare = " --compare" if run.compared else ""
+    compare = (" --toy" if run.settings.get("name") == "toy" else "") + (" --compare" if run.compared else "")
     folder = shlex.quote(str(run.folder))
     lines = f"fathom quickstart{compare} --out {folder}\nfathom report {folder}"
     told = "The first command makes such a run and its report, the second writes this page anew."

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fathom.data.files import write_json
 from fathom.data.writer import DatasetWriter
 from fathom.errors import UserError
+from fathom.progress import progress_bar
 from fathom.simulation import TRAINING_SEED, VALIDATION_SEED, check_task, prepare_simulator
 from fathom.simulation.demonstrations import ROBOT, Style, dataset_features, label_names, stage
 from fathom.simulation.journal import Journal
@@ -106,6 +105,8 @@ def collect(
     validation = max(1, round(episodes_per_task * validation_share))
     if not tasks or len(set(tasks)) != len(tasks) or validation >= episodes_per_task:
         raise UserError("name at least one task, each once, and ask for at least two episodes of each.")
+    if image_size < 16 or (spread is not None and not 0 < spread <= 0.3):
+        raise UserError("pictures have at least 16 pixels a side, and objects are scattered by up to 0.3 m.")
     prepare_simulator()
     console = console or Console()
     quotas = _quotas(tasks, episodes_per_task - validation, validation)
@@ -118,17 +119,17 @@ def collect(
         plan = {"suite": suite, "tasks": list(tasks), "episodes_per_task": episodes_per_task}
         plan |= {"validation": validation, "style": asdict(style)}
         journal = Journal(writer.staging / "attempts.jsonl", plan)
-        with _progress(console) as progress:
-            bar = progress.add_task("collecting", total=episodes_per_task * len(tasks), frames=0)
+        with progress_bar(console) as progress:
+            bar = progress.add_task("collecting", total=episodes_per_task * len(tasks), note="")
             arguments = (writer.root, features, FPS)
             for _ in _attempts(quotas, journal, workers, suite, style, arguments):
                 done = [frames for quota in quotas for frames in quota.frames]
-                progress.update(bar, completed=len(done), frames=sum(done))
+                progress.update(bar, completed=len(done), note=f"episodes, {sum(done)} frames")
     training = len(tasks) * (episodes_per_task - validation)
-    writer.finish({"train": range(training), "validation": range(training, len(tasks) * episodes_per_task)})
+    splits = {"train": range(training), "validation": range(training, len(tasks) * episodes_per_task)}
     result = {task: _yield([quota for quota in quotas if quota.task == task]) for task in tasks}
     counts = {task: item._asdict() for task, item in result.items()}
-    write_json(writer.root / "meta" / "collection.json", plan | {"yield": counts})
+    writer.finish(splits, notes={"collection.json": plan | {"yield": counts}})
     console.print(_table(result))
     return result
 
@@ -180,12 +181,6 @@ def _all_label_names(workers: Workers, suite: str, tasks: Sequence[str]) -> tupl
 def _yield(quotas: list[Quota]) -> TaskYield:
     frames = [frames for quota in quotas for frames in quota.frames]
     return TaskYield(sum(quota.tried for quota in quotas), len(frames), sum(frames))
-
-
-def _progress(console: Console) -> Progress:
-    counts = (MofNCompleteColumn(), TextColumn("episodes, {task.fields[frames]} frames"))
-    times = (TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(TextColumn("{task.description}"), BarColumn(), *counts, *times, console=console)
 
 
 def _table(result: dict[str, TaskYield]) -> Table:

@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fathom.data.files import write_file
 from fathom.errors import UserError
+from fathom.files import write_file
 
 
 class Journal:

@@ -11,6 +11,7 @@ from fathom.data.batch import Batch
 from fathom.data.dataset import LeRobotDataset
 from fathom.data.loader import Loader, ShuffledBatches
 from fathom.data.memory import MemoryDataset
+from fathom.progress import progress_bar
 from fathom.training.config import TrainingConfig
 
 Batches = Callable[[int], Iterator[Batch]]
@@ -24,6 +25,13 @@ def from_workers(dataset: LeRobotDataset, config: TrainingConfig) -> Batches:
         return iter(Loader(dataset, config.batch_size, seed=config.seed, start_step=step, workers=config.workers))
 
     return batches
+
+
+def load_into_memory(dataset: LeRobotDataset, image_size: int | None = None) -> MemoryDataset:
+    """Decode the whole dataset once, showing how far it is."""
+    with progress_bar() as bar:
+        task = bar.add_task("decoding", total=len(dataset) * len(dataset.pictures), note="pictures")
+        return MemoryDataset.load(dataset, image_size=image_size, progress=lambda done: bar.advance(task, done))
 
 
 def from_memory(

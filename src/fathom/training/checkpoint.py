@@ -1,44 +1,24 @@
 """A training run's state on disk, so that a run killed at any instant goes on to the same weights."""
 
-import json
-import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fathom.config import read_json
-from fathom.data.files import write_json
 from fathom.errors import UserError
+from fathom.files import atomically
 
-_SETTINGS, _STATE = "settings.json", "checkpoint.pt"
 
-
-def claim(folder: Path, settings: Any) -> None:
-    """Take a folder for a run with these settings, or take up the run that has them already.
-
-    Raises:
-        UserError: the folder holds a run with other settings.
-    """
-    ours = json.loads(json.dumps(asdict(settings)))
-    path = folder / _SETTINGS
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, ours)
-    elif difference := _difference(ours, read_json(path, "training run")):
-        raise UserError(f"{folder} holds a run with other settings ({difference}): choose another folder or delete it")
+def checkpoint_path(folder: Path) -> Path:
+    """Where a run's checkpoint is."""
+    return folder / "checkpoint.pt"
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
     """Write tensors and numbers; the checkpoint before stays valid until this one is whole."""
-    temporary = folder / f"{_STATE}.tmp"
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / _STATE)
+    with atomically(checkpoint_path(folder)) as temporary:
+        torch.save(state, temporary)
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:
@@ -47,7 +27,7 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     Raises:
         UserError: the file is damaged.
     """
-    path = folder / _STATE
+    path = checkpoint_path(folder)
     if not path.is_file():
         return None
     try:
@@ -58,15 +38,4 @@ def load_state(folder: Path) -> dict[str, Any] | None:
 
 def remove_state(folder: Path) -> None:
     """Delete the checkpoint of a run that is done."""
-    (folder / _STATE).unlink(missing_ok=True)
-
-
-def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> str | None:
-    for name in [*ours, *(name for name in theirs if name not in ours)]:
-        here, there = ours.get(name), theirs.get(name)
-        if isinstance(here, dict) and isinstance(there, dict):
-            if inner := _difference(here, there, f"{prefix}{name}."):
-                return inner
-        elif here != there:
-            return f"{prefix}{name} is {there} there and {here} here"
-    return None
+    checkpoint_path(folder).unlink(missing_ok=True)

@@ -61,3 +61,10 @@ class TrainingConfig:
     in_memory: bool = True
     workers: int = 2
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+        if self.workers < 0 or not 0 <= self.ema_decay < 1:
+            raise ValueError(f"workers is {self.workers}, ema_decay {self.ema_decay}: at least 0, the decay below 1")

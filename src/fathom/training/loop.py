@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from fathom.data.batch import Batch
 from fathom.errors import UserError
-from fathom.training.checkpoint import load_state, save_state
+from fathom.files import full_disk_is_told, write_file
+from fathom.progress import progress_bar
+from fathom.training.checkpoint import checkpoint_path, load_state, save_state
 from fathom.training.config import TrainingConfig
 
 LossOf = Callable[[Batch, int, torch.Generator], tuple[Tensor, Mapping[str, Tensor]]]
@@ -45,11 +46,16 @@ def train(
     """
     device = next(model.parameters()).device
     run = _Run(model, config)
-    run.restore(load_state(folder))
+    try:
+        run.restore(load_state(folder))
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"{checkpoint_path(folder)} is of another model: delete it to train from the start ({error})"
+        ) from error
     log = _Metrics(folder / "metrics.jsonl", run.step)
     stream = batches(run.step)
     model.train()
-    with _progress() as bar:
+    with progress_bar() as bar:
         task = bar.add_task(label, total=config.steps, completed=run.step, note="")
         while run.step < config.steps:
             begin = time.perf_counter()
@@ -114,7 +120,7 @@ class _Run:
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.ema = [tensor.to(p.device) for tensor, p in zip(state["ema"], self.parameters, strict=False)]
+        self.ema = [tensor.to(p.device) for tensor, p in zip(state["ema"], self.parameters, strict=bool(self.ema))]
 
     @torch.no_grad()
     def average(self) -> None:
@@ -128,10 +134,9 @@ class _Metrics:
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
         # What a killed run logged after its last checkpoint will be logged again.
-        kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step] if step else []
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(f"{line}\n" for line in kept))
-        temporary.replace(path)
+        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+        whole = [line for line in lines if line.endswith("\n")]  # the last one may have been cut
+        write_file(path, "".join(line for line in whole if json.loads(line)["step"] <= step).encode())
         self._reset()
 
     def _reset(self) -> None:
@@ -152,7 +157,7 @@ class _Metrics:
             "samples_per_s": self.samples / self.seconds,
             "data_wait_share": self.waited / self.seconds,
         }
-        with self.path.open("a") as file:
+        with full_disk_is_told(self.path), self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -162,8 +167,3 @@ class _Metrics:
 
 def _step_seed(seed: int, step: int) -> int:
     return seed * 1_000_003 + step
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn())

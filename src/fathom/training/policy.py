@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fathom.data.batch import Batch
 from fathom.data.dataset import LeRobotDataset, known_split, open_dataset
-from fathom.data.memory import MemoryDataset
+from fathom.data.features import ACTION, STATE
 from fathom.data.normalization import Normalization
 from fathom.depth.tokenizer import DepthTokenizer
 from fathom.errors import UserError
@@ -16,12 +16,14 @@ from fathom.policies import load_policy
 from fathom.policies.policy import Policy
 from fathom.policies.qdepth_vla import QDepthVLA, QDepthVLAConfig
 from fathom.policies.text import TextTokenizer
-from fathom.training.batches import Batches, from_memory, from_workers
-from fathom.training.checkpoint import claim, remove_state
+from fathom.training.batches import Batches, from_memory, from_workers, load_into_memory
+from fathom.training.checkpoint import remove_state
 from fathom.training.config import TrainingConfig
 from fathom.training.device import pick_device
 from fathom.training.loop import train
+from fathom.training.settings import check, claim, dataset_fingerprint
 from fathom.training.tokenizer import encode_all
+from fathom.weights import fingerprint
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,17 @@ def train_policy(
         depth=recipe.policy.depth is not None,
         split=known_split(dataset_path, "train"),
     )
-    claim(folder, recipe)
+    if recipe.policy.depth and tokenizer is None:
+        raise UserError("co-training with depth needs a depth tokenizer: train one first, or train without depth")
+    made_from = {"dataset": dataset_fingerprint(dataset.root)}
+    if recipe.policy.depth and tokenizer is not None:
+        made_from["depth_tokenizer"] = fingerprint(tokenizer)
+    check(folder, recipe, **made_from)
     if (folder / "config.json").is_file():
-        return load_policy(folder)
+        return load_policy(folder).to(pick_device())
     policy = _build(dataset, recipe, tokenizer).to(pick_device())
+    batches = _batches(dataset, recipe, policy)
+    claim(folder, recipe, **made_from)
 
     def loss_of(batch: Batch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         losses = policy.loss(batch, generator)
@@ -77,21 +86,21 @@ def train_policy(
             }
         return losses.total(weight), metrics
 
-    train(policy, loss_of, _batches(dataset, recipe, policy), recipe.training, folder, label="policy")
+    train(policy, loss_of, batches, recipe.training, folder, label="policy")
     policy.eval().save(folder)
     remove_state(folder)
     return policy
 
 
 def _build(dataset: LeRobotDataset, recipe: PolicyRecipe, tokenizer: DepthTokenizer | None) -> QDepthVLA:
-    if recipe.policy.depth and tokenizer is None:
-        raise UserError("co-training with depth needs a depth tokenizer: train one first, or train with depth=None")
+    if missing := [name for name in (STATE, ACTION) if name not in dataset.info.features]:
+        raise UserError(f"{dataset.root}: the dataset has no feature {missing[0]!r}, which a policy learns from")
     torch.manual_seed(recipe.training.seed)
     text = TextTokenizer.from_instructions(dataset.tasks)
     config = replace(
         recipe.policy,
-        state_dim=dataset.info.features["observation.state"].shape[0],
-        action_dim=dataset.info.features["action"].shape[0],
+        state_dim=dataset.info.features[STATE].shape[0],
+        action_dim=dataset.info.features[ACTION].shape[0],
         vocab_size=text.vocab_size,
     )
     return QDepthVLA(config, Normalization.from_stats(dataset.stats), text, tokenizer if config.depth else None)
@@ -100,6 +109,6 @@ def _build(dataset: LeRobotDataset, recipe: PolicyRecipe, tokenizer: DepthTokeni
 def _batches(dataset: LeRobotDataset, recipe: PolicyRecipe, policy: QDepthVLA) -> Batches:
     if not recipe.training.in_memory:
         return from_workers(dataset, recipe.training)
-    memory = MemoryDataset.load(dataset, image_size=recipe.policy.vision.image_size)
+    memory = load_into_memory(dataset, recipe.policy.vision.image_size)
     codes = encode_all(policy.depth_tokenizer, memory) if policy.depth_tokenizer else None
     return from_memory(memory, recipe.training, codes)

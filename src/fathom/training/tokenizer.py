@@ -11,16 +11,17 @@ from torch import Tensor
 from fathom.config import parse_config, read_json
 from fathom.data.batch import Batch
 from fathom.data.dataset import LeRobotDataset, known_split, open_dataset
-from fathom.data.files import write_json
 from fathom.data.memory import MemoryDataset
 from fathom.depth.metrics import CodebookUse, DepthError, codebook_use, depth_error
 from fathom.depth.tokenizer import DepthTokenizer, DepthTokenizerConfig
 from fathom.errors import UserError
-from fathom.training.batches import from_memory, from_workers
-from fathom.training.checkpoint import claim, remove_state
+from fathom.files import write_json
+from fathom.training.batches import from_memory, from_workers, load_into_memory
+from fathom.training.checkpoint import remove_state
 from fathom.training.config import OptimizerConfig, TrainingConfig
 from fathom.training.device import pick_device
 from fathom.training.loop import train
+from fathom.training.settings import check, claim, dataset_fingerprint
 
 LEAST_USAGE = 0.1
 """A codebook of which less than this share is used has collapsed."""
@@ -43,6 +44,7 @@ class TokenizerScore:
     error: DepthError
     codebook: CodebookUse
     frames: int
+    split: str
 
 
 def train_tokenizer(dataset_path: Path, recipe: TokenizerRecipe, folder: Path) -> DepthTokenizer:
@@ -51,8 +53,9 @@ def train_tokenizer(dataset_path: Path, recipe: TokenizerRecipe, folder: Path) -
     Raises:
         UserError: the dataset has no depth, or the codebook has collapsed.
     """
-    dataset = open_depth(dataset_path, "train")
-    claim(folder, recipe)
+    dataset = open_depth(dataset_path, known_split(dataset_path, "train"))
+    made_from = {"dataset": dataset_fingerprint(dataset.root)}
+    check(folder, recipe, **made_from)
     if (folder / "config.json").is_file():
         return DepthTokenizer.load(folder)
     torch.manual_seed(recipe.training.seed)
@@ -64,12 +67,13 @@ def train_tokenizer(dataset_path: Path, recipe: TokenizerRecipe, folder: Path) -
         return losses.total, vars(losses)
 
     if recipe.training.in_memory:
-        source = from_memory(MemoryDataset.load(dataset), recipe.training)
+        source = from_memory(load_into_memory(dataset), recipe.training)
     else:
         source = from_workers(dataset, recipe.training)
+    claim(folder, recipe, **made_from)
     train(tokenizer, loss_of, source, recipe.training, folder, label="depth tokenizer")
     tokenizer.eval().to("cpu")
-    score = score_tokenizer(tokenizer, open_depth(dataset_path, "validation"), frames=512)
+    score = score_tokenizer(tokenizer, dataset_path, known_split(dataset_path, "validation"), frames=512)
     if score.codebook.usage < LEAST_USAGE:
         raise UserError(
             f"the codebook has collapsed: only {score.codebook.usage:.0%} of {recipe.tokenizer.codes} codes are used; "
@@ -91,15 +95,25 @@ def score_line(score: TokenizerScore) -> str:
     """The score in one line."""
     error, use = score.error, score.codebook
     return (
-        f"reconstruction of {score.frames} frames: AbsRel {error.abs_rel:.3f}, δ1 {error.delta_1:.3f}, "
+        f"reconstruction of {score.frames} frames ({score.split}): AbsRel {error.abs_rel:.3f}, δ1 {error.delta_1:.3f}, "
         f"AbsRel at edges {error.edge_abs_rel:.3f}; codebook: {use.usage:.0%} used, perplexity {use.perplexity:.0f}, "
         f"top code {use.top_share:.1%}"
     )
 
 
 @torch.no_grad()
-def score_tokenizer(tokenizer: DepthTokenizer, dataset: LeRobotDataset, *, frames: int) -> TokenizerScore:
-    """Reconstruct up to ``frames`` frames, evenly spread over the dataset, and compare within the tokenizer's range."""
+def score_tokenizer(tokenizer: DepthTokenizer, dataset_path: Path, split: str | None, *, frames: int) -> TokenizerScore:
+    """Reconstruct up to ``frames`` frames, evenly spread over a split, and compare within the tokenizer's range.
+
+    Args:
+        split: of the dataset; ``None`` is all of it.
+
+    Raises:
+        UserError: the dataset has no depth or no such split, or no frame is asked for.
+    """
+    if frames < 1:
+        raise UserError(f"frames = {frames}: at least one is needed to measure a tokenizer")
+    dataset = open_depth(dataset_path, split)
     bounds = tokenizer.config.depth_range
     true, rebuilt, codes = [], [], []
     for depth in _spread(dataset, frames):
@@ -110,12 +124,13 @@ def score_tokenizer(tokenizer: DepthTokenizer, dataset: LeRobotDataset, *, frame
         codes.append(indices)
     truth = torch.cat(true)
     error = depth_error(torch.cat(rebuilt), truth.nan_to_num(nan=bounds.far), truth.isfinite())
-    return TokenizerScore(error, codebook_use(torch.cat(codes), tokenizer.config.codes), len(truth))
+    use = codebook_use(torch.cat(codes), tokenizer.config.codes)
+    return TokenizerScore(error, use, len(truth), split or "all")
 
 
-def open_depth(path: Path, split: str) -> LeRobotDataset:
-    """The depth of a dataset's split alone, without pictures; the whole dataset where it has no such split."""
-    return open_dataset(path, cameras=(), depth=True, split=known_split(path, split))
+def open_depth(path: Path, split: str | None) -> LeRobotDataset:
+    """The depth of a dataset's split alone, without pictures; ``None`` is the whole dataset."""
+    return open_dataset(path, cameras=(), depth=True, split=split)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from typing import Any
 from fathom.errors import UserError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_SIGNS = ("No space left", "File too large")
 
 
 @contextmanager
@@ -23,26 +24,44 @@ def full_disk_is_told(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # av's own errors are no OSErrors
-        told = str(error)
-        if getattr(error, "errno", None) in _FULL or any(sign in told for sign in ("No space left", "File too large")):
+        if is_full_disk(error):
             raise UserError(
                 f"{path}: the disk is full; free some space and run again: what is complete is kept."
             ) from error
         raise
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Writes ``content`` and waits until it is on the disk; the file appears whole or not at all."""
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether this, or what caused it, is a full disk; writers in other languages tell it only in their message."""
+    while error is not None:
+        if getattr(error, "errno", None) in _FULL or any(sign in str(error) for sign in _SIGNS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextmanager
+def atomically(path: Path) -> Iterator[Path]:
+    """A temporary path to write to; afterwards the file is at ``path``, whole and on the disk, or not there at all.
+
+    Raises:
+        UserError: the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with full_disk_is_told(path), temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        with full_disk_is_told(path):
+            yield temporary
+            sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes ``content``, see :func:`atomically`."""
+    with atomically(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,0 +1,61 @@
+"""A run's folder belongs to its settings, and to what the run was made from."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fathom.config import read_json
+from fathom.errors import UserError
+from fathom.files import write_json
+
+_SETTINGS = "settings.json"
+
+
+def claim(folder: Path, settings: Any, **made_from: str) -> None:
+    """Take a folder for a run with these settings, or take up the run that has them already; see :func:`check`."""
+    check(folder, settings, **made_from)
+    write_json(folder / _SETTINGS, _entries(settings, made_from))
+
+
+def check(folder: Path, settings: Any, **made_from: str) -> None:
+    """Refuse a folder that belongs to another run, before any work is done.
+
+    Args:
+        settings: a dataclass; what :func:`claim` writes to ``settings.json``.
+        made_from: fingerprints of the dataset and of other models, which a run that goes on must find unchanged.
+
+    Raises:
+        UserError: the folder holds a run with other settings, or one made from something else.
+    """
+    path = folder / _SETTINGS
+    ours = _entries(settings, made_from)
+    if path.is_file() and (difference := _difference(ours, read_json(path, "run"))):
+        raise UserError(f"{folder} holds a run with other settings ({difference}): choose another folder or delete it")
+
+
+def _entries(settings: Any, made_from: Mapping[str, str]) -> dict[str, Any]:
+    """As they come back from JSON, so that they can be compared."""
+    extra = {"made_from": made_from} if made_from else {}
+    return json.loads(json.dumps({**asdict(settings), **extra}))
+
+
+def dataset_fingerprint(root: Path) -> str:
+    """Changes when the dataset's features, episodes or statistics do."""
+    digest = hashlib.sha256()
+    for name in ("info.json", "stats.json"):
+        digest.update((root / "meta" / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> str | None:
+    for name in [*ours, *(name for name in theirs if name not in ours)]:
+        here, there = ours.get(name), theirs.get(name)
+        if isinstance(here, dict) and isinstance(there, dict):
+            if inner := _difference(here, there, f"{prefix}{name}."):
+                return inner
+        elif here != there:
+            return f"{prefix}{name} is {there} there and {here} here"
+    return None

@@ -1,0 +1,312 @@
+"""Tokenizer and policy trained for a few steps on a dataset of four short episodes, killed, resumed, and refused."""
+
+import errno
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from vector_quantize_pytorch import VectorQuantize
+from vector_quantize_pytorch.vector_quantize_pytorch import Codebook
+
+from fathom.data.features import Feature
+from fathom.data.writer import DatasetWriter
+from fathom.depth.depth_map import LogRange
+from fathom.depth.tokenizer import DepthTokenizer, DepthTokenizerConfig
+from fathom.errors import UserError
+from fathom.policies import load_policy
+from fathom.policies.qdepth_vla import DepthConfig, QDepthVLA, QDepthVLAConfig, VisionConfig
+from fathom.training.checkpoint import load_state
+from fathom.training.config import OptimizerConfig, TrainingConfig
+from fathom.training.policy import PolicyRecipe, train_policy
+from fathom.training.tokenizer import TokenizerRecipe, read_score, train_tokenizer
+
+STEPS, EVERY = 6, 2
+SIDE = 40  # not the encoder's size: pictures are resized on the way
+FPS = 10
+TRAINING = TrainingConfig(
+    steps=STEPS, batch_size=4, precision="fp32", ema_decay=0.9, log_every=1, checkpoint_every=EVERY, workers=0,
+    optimizer=OptimizerConfig(lr=1e-3, warmup_steps=2, cycle_steps=STEPS),
+)  # fmt: skip
+TOKENIZER = TokenizerRecipe(
+    DepthTokenizerConfig(image_size=32, grid=8, codes=16, code_dim=12, width=16, depth_range=LogRange(0.3, 3)),
+    replace(TRAINING, ema_decay=0.0),
+)
+POLICY = PolicyRecipe(
+    QDepthVLAConfig(
+        horizon=4,
+        vision=VisionConfig(width=24, mlp=48, layers=2, heads=2, image_size=32, patch=8),
+        vlm_width=32,
+        vlm_mlp=64,
+        expert_width=16,
+        expert_mlp=32,
+        layers=2,
+        heads=4,
+        head_dim=8,
+        text_tokens=8,
+        depth=DepthConfig(grid=8, codes=16, code_dim=12),
+        conventions="openpi",
+    ),
+    TRAINING,
+    depth_weight=0.1,
+)
+WITHOUT_DEPTH = replace(POLICY, policy=replace(POLICY.policy, depth=None))
+
+
+def record(root: Path, *, depth: bool = True, actions: int = 3) -> Path:
+    """Four episodes of eight frames, the last one for validation: a box that moves before a wall."""
+    features = {
+        "observation.images.main": Feature.rgb(SIDE, SIDE),
+        "observation.images.main_depth": Feature.depth(SIDE, SIDE),
+        "observation.state": Feature.vector(5),
+        "action": Feature.vector(actions),
+    }
+    if not depth:
+        del features["observation.images.main_depth"]
+    writer = DatasetWriter(root, features, FPS)
+    y, x = np.mgrid[0:SIDE, 0:SIDE]
+    for number in range(4):
+        random = np.random.default_rng(number)
+        box = np.stack([(abs(x - 6 - 4 * t) < 5) & (abs(y - 12 - 4 * number) < 7) for t in range(8)])
+        frames = {
+            "observation.images.main": np.where(box[..., None], [210, 60, 30], [90, 140, 180]).astype(np.uint8),
+            "observation.images.main_depth": np.where(box, 0.6, 1.2 + 0.03 * y).astype(np.float32),
+            "observation.state": random.normal(size=(8, 5)).astype(np.float32),
+            "action": random.normal(size=(8, actions)).astype(np.float32),
+        }
+        writer.stage_episode(number, {name: frames[name] for name in features}, ["open it", "push the box"][number % 2])
+    return writer.finish({"train": range(3), "validation": range(3, 4)})
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    return record(tmp_path_factory.mktemp("data") / "dataset")
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(dataset, tmp_path_factory) -> Path:
+    """An undisturbed training of the tokenizer."""
+    folder = tmp_path_factory.mktemp("trained") / "tokenizer"
+    train_tokenizer(dataset, TOKENIZER, folder)
+    return folder
+
+
+@pytest.fixture
+def tokenizer(tokenizer_folder) -> DepthTokenizer:
+    return DepthTokenizer.load(tokenizer_folder)
+
+
+class Killed(Exception):
+    pass
+
+
+def watch(patch: pytest.MonkeyPatch, model: type, kill_at: int | None = None) -> list[int]:
+    """The steps that a model does from now on; at ``kill_at`` the run is killed."""
+    original, done = model.loss, []
+
+    def loss(self, *arguments):
+        if len(done) == kill_at:
+            raise Killed
+        done.append(len(done))
+        return original(self, *arguments)
+
+    patch.setattr(model, "loss", loss)
+    return done
+
+
+@contextmanager
+def killed(model: type, step: int) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        watch(patch, model, step)
+        with pytest.raises(Killed):
+            yield
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def log(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def names(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+class TestTokenizer:
+    def test_what_is_left_behind(self, tokenizer_folder):
+        assert names(tokenizer_folder) >= {"config.json", "model.safetensors", "score.json", "metrics.jsonl"}
+        assert "checkpoint.pt" not in names(tokenizer_folder)
+        assert [line["step"] for line in log(tokenizer_folder)] == list(range(1, STEPS + 1))
+        assert read_score(tokenizer_folder).frames == 8  # those of the validation episode
+
+    def test_it_has_learnt(self, dataset, tmp_path):
+        longer = replace(TOKENIZER.training, steps=40, optimizer=OptimizerConfig(lr=3e-3, warmup_steps=2))
+        train_tokenizer(dataset, replace(TOKENIZER, training=longer), tmp_path / "longer")
+        reconstruction = [line["reconstruction"] for line in log(tmp_path / "longer")]
+        assert np.mean(reconstruction[-5:]) < 0.5 * np.mean(reconstruction[:5])
+
+    @pytest.mark.parametrize("kill_at", [1, 3, 5])
+    def test_a_killed_run_ends_with_the_same_bits(self, kill_at, dataset, tokenizer_folder, monkeypatch, tmp_path):
+        """K-means of the first step and the optimiser's moments among them."""
+        with killed(DepthTokenizer, kill_at):
+            train_tokenizer(dataset, TOKENIZER, tmp_path / "run")
+        assert "config.json" not in names(tmp_path / "run")
+        done = watch(monkeypatch, DepthTokenizer)
+        train_tokenizer(dataset, TOKENIZER, tmp_path / "run")
+        assert len(done) == STEPS - kill_at // EVERY * EVERY  # it went on from the checkpoint
+        assert weights(tmp_path / "run") == weights(tokenizer_folder)
+
+    def test_a_killed_run_replaces_dead_codes_alike(self, dataset, monkeypatch, tmp_path):
+        """Few codes die in so few steps: here all below an average use count as dead."""
+
+        def strict(**options):
+            return VectorQuantize(**{**options, "threshold_ema_dead_code": 16})
+
+        replaced, replace_codes = [], Codebook.replace
+        monkeypatch.setattr("fathom.depth.tokenizer.VectorQuantize", strict)
+        monkeypatch.setattr(Codebook, "replace", lambda *a, **k: (replaced.append(1), replace_codes(*a, **k))[1])
+        train_tokenizer(dataset, TOKENIZER, tmp_path / "whole")
+        with killed(DepthTokenizer, 3):
+            train_tokenizer(dataset, TOKENIZER, tmp_path / "killed")
+        replaced.clear()
+        train_tokenizer(dataset, TOKENIZER, tmp_path / "killed")
+        assert replaced  # after the kill too
+        assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+
+    def test_a_collapsed_codebook_is_told(self, dataset, tmp_path, monkeypatch):
+        monkeypatch.setattr("fathom.training.tokenizer.LEAST_USAGE", 1.1)
+        with pytest.raises(UserError, match="collapsed"):
+            train_tokenizer(dataset, TOKENIZER, tmp_path / "run")
+        assert not {"config.json", "model.safetensors", "score.json"} & names(tmp_path / "run")
+
+    def test_a_dataset_without_depth(self, tmp_path):
+        root = record(tmp_path / "dataset", depth=False)
+        with pytest.raises(UserError, match="depth"):
+            train_tokenizer(root, TOKENIZER, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+class TestPolicy:
+    def test_what_is_left_behind(self, dataset, tokenizer, tokenizer_folder, monkeypatch, tmp_path):
+        done = watch(monkeypatch, QDepthVLA)
+        policy = train_policy(dataset, POLICY, tmp_path / "run", tokenizer)
+        found = names(tmp_path / "run")
+        assert found >= {"config.json", "model.safetensors", "normalization.json", "tokenizer.json", "metrics.jsonl"}
+        assert "checkpoint.pt" not in found
+        assert weights(tmp_path / "run" / "depth_tokenizer") == weights(tokenizer_folder)
+        assert (policy.config.state_dim, policy.config.action_dim) == (5, 3)
+        lines = log(tmp_path / "run")
+        assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+        for line in lines:
+            assert line.keys() >= {"loss", "action_loss", "depth_loss", "depth_accuracy", "grad_norm", "lr"}
+            assert 0 <= line["depth_accuracy"] <= 1
+            total = line["action_loss"] + line["depth_weight"] * line["depth_loss"]
+            assert line["loss"] == pytest.approx(total, rel=1e-5)
+        again = train_policy(dataset, POLICY, tmp_path / "run", tokenizer)  # it is done: nothing is trained
+        assert len(done) == STEPS
+        assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), again.parameters(), strict=True))
+
+    def test_without_depth_it_needs_no_tokenizer(self, dataset, tmp_path):
+        train_policy(dataset, WITHOUT_DEPTH, tmp_path / "run")
+        assert not any("depth" in name for name in log(tmp_path / "run")[-1])
+        assert "depth_tokenizer/config.json" not in names(tmp_path / "run")
+        assert load_policy(tmp_path / "run").config.depth is None
+
+    @pytest.mark.parametrize(("precision", "in_memory"), [("fp32", True), ("bf16", True), ("fp32", False)])
+    def test_a_killed_run_ends_with_the_same_bits(
+        self, precision, in_memory, dataset, tokenizer, monkeypatch, tmp_path
+    ):
+        recipe = replace(POLICY, training=replace(TRAINING, precision=precision, in_memory=in_memory))
+        train_policy(dataset, recipe, tmp_path / "whole", tokenizer)
+        with killed(QDepthVLA, 3):
+            train_policy(dataset, recipe, tmp_path / "killed", tokenizer)
+        assert load_state(tmp_path / "killed")["step"] == EVERY
+        assert "config.json" not in names(tmp_path / "killed")
+        done = watch(monkeypatch, QDepthVLA)
+        train_policy(dataset, recipe, tmp_path / "killed", tokenizer)
+        assert len(done) == STEPS - EVERY
+        assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+        assert [line["step"] for line in log(tmp_path / "killed")] == list(range(1, STEPS + 1))
+
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    def test_memory_and_workers_give_the_same_first_step(self, precision, dataset, tokenizer, tmp_path):
+        first = []
+        for in_memory in (True, False):
+            training = replace(TRAINING, steps=1, in_memory=in_memory, precision=precision)
+            folder = tmp_path / str(in_memory)
+            train_policy(dataset, replace(POLICY, training=training), folder, tokenizer)
+            first.append(log(folder)[0])
+        for name in ("action_loss", "depth_loss", "depth_accuracy"):
+            assert first[0][name] == pytest.approx(first[1][name], rel=1e-5), name
+
+    def test_a_full_disk_keeps_the_checkpoint_before(self, dataset, tokenizer, tmp_path, monkeypatch):
+        train_policy(dataset, POLICY, tmp_path / "whole", tokenizer)
+        save, saved = torch.save, []
+
+        def full(state, path):
+            if saved:
+                path.write_bytes(b"half of it")
+                raise OSError(errno.ENOSPC, "No space left on device")
+            saved.append(state["step"])
+            save(state, path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("fathom.training.checkpoint.torch.save", full)
+            with pytest.raises(UserError, match="disk is full"):
+                train_policy(dataset, POLICY, tmp_path / "run", tokenizer)
+        assert load_state(tmp_path / "run")["step"] == EVERY
+        assert not [name for name in names(tmp_path / "run") if "tmp" in name or name.startswith(".")]
+        train_policy(dataset, POLICY, tmp_path / "run", tokenizer)  # there is space again
+        assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+
+class TestRefusedPolicy:
+    @pytest.mark.parametrize("finished", [False, True])
+    def test_a_run_on_another_dataset(self, finished, dataset, tokenizer, tmp_path):
+        if finished:
+            train_policy(dataset, POLICY, tmp_path / "run", tokenizer)
+        else:
+            with killed(QDepthVLA, 3):
+                train_policy(dataset, POLICY, tmp_path / "run", tokenizer)
+        before = {name: (tmp_path / "run" / name).read_bytes() for name in names(tmp_path / "run")}
+        other = record(tmp_path / "other", actions=2)
+        with pytest.raises(UserError, match=r"dataset|settings"):
+            train_policy(other, POLICY, tmp_path / "run", tokenizer)
+        assert before == {name: (tmp_path / "run" / name).read_bytes() for name in names(tmp_path / "run")}
+
+    def test_a_run_with_another_tokenizer(self, dataset, tokenizer, tmp_path):
+        with killed(QDepthVLA, 3):
+            train_policy(dataset, POLICY, tmp_path / "run", tokenizer)
+        with torch.no_grad():
+            tokenizer.codebook.add_(1.0)
+        with pytest.raises(UserError, match=r"tokenizer|settings"):
+            train_policy(dataset, POLICY, tmp_path / "run", tokenizer)
+
+    def test_a_camera_that_the_data_lacks(self, dataset, tokenizer, tmp_path):
+        recipe = replace(POLICY, policy=replace(POLICY.policy, cameras=("main", "wrist")))
+        with pytest.raises(UserError, match="'wrist'"):
+            train_policy(dataset, recipe, tmp_path / "run", tokenizer)
+        assert not (tmp_path / "run").exists()
+
+    def test_depth_that_the_data_lacks(self, tokenizer, tmp_path):
+        root = record(tmp_path / "dataset", depth=False)
+        with pytest.raises(UserError, match="no depth"):
+            train_policy(root, POLICY, tmp_path / "run", tokenizer)
+        assert not (tmp_path / "run").exists()
+
+    def test_depth_without_a_tokenizer(self, dataset, tmp_path):
+        with pytest.raises(UserError, match="tokenizer"):
+            train_policy(dataset, POLICY, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    def test_a_tokenizer_of_another_size(self, dataset, tokenizer, tmp_path):
+        recipe = replace(POLICY, policy=replace(POLICY.policy, depth=DepthConfig(grid=8, codes=32, code_dim=12)))
+        with pytest.raises(UserError, match="codes 16"):
+            train_policy(dataset, recipe, tmp_path / "run", tokenizer)
+        assert not (tmp_path / "run").exists()
