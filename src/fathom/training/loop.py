@@ -49,9 +49,7 @@ def train(
     try:
         run.restore(load_state(folder))
     except (KeyError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"{checkpoint_path(folder)} is of another model: delete it to train from the start ({error})"
-        ) from error
+        raise UserError(f"{checkpoint_path(folder)} is of another model: delete it to train from the start") from error
     log = _Metrics(folder / "metrics.jsonl", run.step)
     stream = batches(run.step)
     model.train()
