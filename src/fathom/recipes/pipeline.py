@@ -1,5 +1,6 @@
 """Running the quickstart: each step takes up what the steps before it left in the run's folder."""
 
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -31,7 +32,7 @@ def run_quickstart(recipe: QuickstartRecipe, folder: Path, *, compare: bool = Fa
     Raises:
         UserError: the folder holds a run with other settings, or a step cannot be done.
     """
-    console = Console()
+    console, began = Console(), time.monotonic()
     claim(folder, recipe)
 
     console.print(Rule("1 collect demonstrations"))
@@ -67,5 +68,5 @@ def run_quickstart(recipe: QuickstartRecipe, folder: Path, *, compare: bool = Fa
 
     console.print(Rule("5 report"))
     report = write_report(folder)
-    console.print(f"the report: {report}")
+    console.print(f"the report: {report} (this call took {(time.monotonic() - began) / 60:.1f} minutes)")
     return report

@@ -16,7 +16,7 @@ from fathom.training.tokenizer import TokenizerRecipe
 
 TASKS = ("faucet-open", "faucet-close", "drawer-open", "door-unlock", "window-close", "button-press-topdown")
 
-SPREAD = 0.2
+SPREAD = 0.16
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ with warnings.catch_warnings():
 Array = NDArray[Any]
 Observed = dict[str, Any]
 
-NEAR = Camera.look_at("main", position=(0.60, 0.12, 0.58), target=(0.04, 0.66, 0.10), fovy=50.0)
+NEAR = Camera.look_at("main", position=(0.55, 0.17, 0.53), target=(0.01, 0.65, 0.11), fovy=47.0)
 """The workspace fills the picture: a handle is ten pixels wide at 128x128, and the arm rarely hides it."""
 
 OFFICIAL = Camera("main", (0.75, 0.075, 0.7), (0.76536295, 0.43493704, 0.26266734, 0.39503823), 60.0)
