@@ -61,6 +61,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "error": {"abs_rel": 0.0421, "delta_1": 0.951, "edge_abs_rel": 0.235},
             "codebook": {"usage": 0.75, "perplexity": 11.6, "top_share": 0.123},
             "frames": 77,
+            "split": "validation",
         },
     )
     _write_json(
