@@ -69,7 +69,7 @@ def _fastest(query: Tensor, softcap: float | None) -> Backend:
     """What ``auto`` means here."""
     if query.is_cuda:
         return "sdpa" if softcap is None else "flex"
-    # On a CPU the backward of sdpa is 3 to 5 times slower in bf16 than plain matrix products.
+    # On a CPU the backward of sdpa is several times slower in bf16 than plain matrix products.
     return "eager" if softcap is not None or query.dtype == torch.bfloat16 else "sdpa"
 
 
