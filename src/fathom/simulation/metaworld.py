@@ -52,7 +52,7 @@ class MetaWorldEnv(gymnasium.Env[Observed, Array]):
         task: one of :data:`~fathom.simulation.metaworld_tasks.INSTRUCTIONS`.
         seed: the layout of the first reset; a reset without a seed takes the next number.
         spread: the object stands within this many metres in x of its range's middle; ``None`` is Meta-World's own
-            range, mostly 0.1, in which a policy that sees nothing solves many tasks by sweeping.
+            range, mostly 0.1, in which a policy that sees nothing solves many tasks.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": SIMULATOR_HZ // ACTION_REPEAT}  # noqa: RUF012 - gymnasium's own shape
