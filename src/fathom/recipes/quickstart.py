@@ -14,7 +14,7 @@ from fathom.training.config import OptimizerConfig, TrainingConfig
 from fathom.training.policy import PolicyRecipe
 from fathom.training.tokenizer import TokenizerRecipe
 
-TASKS = ("faucet-open", "faucet-close", "drawer-open", "door-unlock", "window-close", "button-press-topdown")
+TASKS = ("faucet-open", "faucet-close", "drawer-open", "button-press-topdown", "button-press", "coffee-button")
 
 SPREAD = 0.16
 
