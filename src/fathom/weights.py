@@ -1,49 +1,100 @@
 """Weights on disk: safetensors only, read strictly."""
 
 import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from fathom.errors import UserError
 from fathom.files import atomically
 
 
-def save_weights(module: nn.Module, path: Path, *, without: str | None = None) -> None:
-    """Write the state dict, whole or not at all: all but the entries under the prefix ``without``."""
+def save_weights(module: nn.Module, path: Path, *, without: Collection[str] = ()) -> None:
+    """Write the state dict, whole or not at all: all but the entries under the prefixes ``without``."""
     with atomically(path) as temporary:
         save_file({k: v.contiguous() for k, v in module.state_dict().items() if not _under(k, without)}, temporary)
 
 
-def load_weights(module: nn.Module, path: Path, *, without: str | None = None) -> None:
-    """Read into ``module`` what :func:`save_weights` wrote; every entry must be there and fit.
+def load_weights(module: nn.Module, path: Path, *, without: Collection[str] = ()) -> None:
+    """Read into ``module`` what :func:`save_weights` wrote, tensor by tensor; every entry must be there and fit.
+
+    Args:
+        without: prefixes of what is not read; there the module keeps its own values, whatever the file has.
 
     Raises:
         UserError: the file is missing or damaged, or its entries are not exactly those of the module.
     """
+    expected = {k: v for k, v in module.state_dict().items() if not _under(k, without)}
+    with _opened(path) as file:
+        keys = [key for key in file.keys() if not _under(key, without)]  # noqa: SIM118 (no mapping)
+        found = {key: tuple(file.get_slice(key).get_shape()) for key in keys}
+        complaints = [
+            *(f"missing {key}" for key in expected.keys() - found.keys()),
+            *(f"unknown {key}" for key in found.keys() - expected.keys()),
+            *(
+                f"{key} is {shape_text(found[key])}, expected {shape_text(expected[key].shape)}"
+                for key in expected.keys() & found.keys()
+                if found[key] != expected[key].shape
+            ),
+        ]
+        if complaints:
+            raise UserError(f"{path} does not fit its configuration: {first_few(complaints)}")
+        with torch.no_grad():
+            for key in found:
+                expected[key].copy_(file.get_tensor(key))
+
+
+def first_few(complaints: Collection[str], few: int = 5) -> str:
+    """The first complaints in one line, and how many more there are."""
+    more = f"; and {len(complaints) - few} more" if len(complaints) > few else ""
+    return "; ".join(sorted(complaints)[:few]) + more
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape as people say it: ``3x4``."""
+    return "x".join(map(str, shape)) or "a scalar"
+
+
+@contextmanager
+def parameters_unset(dtype: torch.dtype = torch.float32) -> Iterator[None]:
+    """Modules built inside have parameters of this type without initial values, for weights about to be loaded.
+
+    At three billion parameters drawing those values takes longer than reading the weights that replace them.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
     try:
-        found = load_file(path)
+        with _NothingDrawn():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Calls that fill a tensor with random numbers leave it as it is."""
+
+    drawn: ClassVar[set[Any]] = {Tensor.normal_, Tensor.uniform_, Tensor.erfinv_}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in self.drawn else func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     except SafetensorError as error:
         raise UserError(f"{path} is damaged or no safetensors file: {error}") from None
-    expected = {k: v for k, v in module.state_dict().items() if not _under(k, without)}
-    complaints = [
-        *(f"missing {key}" for key in expected.keys() - found.keys()),
-        *(f"unknown {key}" for key in found.keys() - expected.keys()),
-        *(
-            f"{key} is {_shape(found[key])}, expected {_shape(expected[key])}"
-            for key in expected.keys() & found.keys()
-            if found[key].shape != expected[key].shape
-        ),
-    ]
-    if complaints:
-        shown = "; ".join(sorted(complaints)[:5]) + (f"; and {len(complaints) - 5} more" if len(complaints) > 5 else "")
-        raise UserError(f"{path} does not fit its configuration: {shown}")
-    module.load_state_dict(found, strict=without is None)
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -55,9 +106,5 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _under(key: str, prefix: str | None) -> bool:
-    return prefix is not None and key.startswith(f"{prefix}.")
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "a scalar"
+def _under(key: str, prefixes: Collection[str]) -> bool:
+    return any(key.startswith(f"{prefix}.") for prefix in prefixes)

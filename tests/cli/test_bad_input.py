@@ -243,5 +243,5 @@ class TestAnotherConfiguration:
 
 
 def test_a_policy_that_is_not_there(refused, out, tmp_path):
-    assert "no policy" in refused("eval", tmp_path / "nothing", "--out", out, "--tasks", "faucet-open")
+    assert "there is no such folder" in refused("eval", tmp_path / "nothing", "--out", out, "--tasks", "faucet-open")
     assert not out.exists()

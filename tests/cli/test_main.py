@@ -1,6 +1,7 @@
 """What the command line does with good input, bad input, and interruptions."""
 
 import errno
+import itertools
 import json
 import subprocess
 import sys
@@ -200,3 +201,53 @@ def test_python_dash_m_is_the_same_command() -> None:
     done = subprocess.run([sys.executable, "-m", "fathom", "docter"], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "fathom: 'fathom' knows no 'docter': did you mean 'doctor'?\n"
+
+
+class TestHelpOfARecipe:
+    @staticmethod
+    def of(arguments: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+        monkeypatch.setenv("COLUMNS", "110")
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments.split())
+        assert stop.value.code == 0
+        return capsys.readouterr().out
+
+    def test_every_field_is_explained(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of the variants also the source; and nothing need be given beside the recipe."""
+        out = self.of("train --recipe qdepth_libero --help", capsys, monkeypatch)
+        lines = [line.strip(" │") for line in out.splitlines()]
+        options = [line.split()[0] for line in lines if line.startswith("--")]
+        # An option of a recipe stands on a line of its own, and the next one explains it.
+        silent = [line for line, after in itertools.pairwise(lines) if line[:2] == "--" and after[:8] == "(default"]
+        assert [line for line in silent if len(line.split("  ")) == 1] == []
+        assert {
+            "--out", "--init", "--depth-weight", "--depth-weight-decay", "--freeze", "--lora.rank", "--policy.horizon",
+            "--policy.cameras", "--policy.conventions", "--policy.depth.target", "--policy.depth.grid",
+            "--policy.depth.temperature", "--policy.depth.visibility", "--policy.depth.future", "--training.epochs",
+        } <= set(options)  # fmt: skip
+        assert "(paper, section 3.4.3: 0.01)" in out and "Table 6" in out and "open-pi-zero" in out
+        assert "(default: 50" in out  # the recipe's own epochs
+
+    def test_the_recipe_is_the_one_that_is_named(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert "(default: 16)" in self.of("train data --recipe=qdepth_piper -h", capsys, monkeypatch)
+
+    def test_a_wrong_recipe_is_told_there_too(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.main(["train", "--recipe", "nope", "--help"]) == 2
+        assert "there is no recipe called 'nope'" in capsys.readouterr().err
+
+
+class TestPartsThatMayBeLeftOut:
+    def test_left_out_and_put_in(self) -> None:
+        from fathom.recipes import policy_recipe
+
+        recipe = policy_recipe("quickstart")
+        assert with_settings(recipe, ("--policy.depth", "none"), "t").policy.depth is None
+        assert with_settings(recipe, ("--policy.depth=None", "--policy.horizon", "2"), "t").policy.horizon == 2
+        assert with_settings(recipe, ("--policy.depth.future", "3"), "t").policy.depth.future == 3
+        assert recipe.lora is None
+        assert with_settings(recipe, ("--lora.rank", "8"), "t").lora.rank == 8
+        assert with_settings(recipe, (), "t") == recipe

@@ -69,7 +69,7 @@ def test_a_sample_has_the_promised_types_and_shapes(recorded: Recorded) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(frame=st.integers(0, sum(LENGTHS) - 1), horizon=st.integers(1, 15))
+@given(frame=st.integers(0, sum(LENGTHS) - 1), horizon=st.integers(1, max(LENGTHS)))
 def test_windows_end_with_their_episode(recorded: Recorded, frame: int, horizon: int) -> None:
     sample = open_dataset(recorded.root, cameras=[], horizon=horizon)[frame]
     episode = int(np.searchsorted(np.cumsum(LENGTHS), frame, side="right"))

@@ -1,23 +1,46 @@
+import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.distributions import Normal, kl_divergence
 
+from fathom.config import parse_config
 from fathom.depth.depth_map import LogRange, valid
 from fathom.depth.metrics import codebook_use, depth_edges, depth_error
-from fathom.depth.tokenizer import DepthTokenizer, DepthTokenizerConfig
+from fathom.depth.tokenizer import DepthTokenizer, DepthTokenizerConfig, load_tokenizer
 from fathom.errors import UserError
 
 CONFIG = DepthTokenizerConfig(image_size=32, grid=8, codes=16, code_dim=12, width=16, depth_range=LogRange(0.5, 4))
+KINDS = {
+    "vq": CONFIG,
+    "fsq": replace(CONFIG, quantizer="fsq", codes=12, levels=(4, 3)),
+    "none": replace(CONFIG, quantizer="none"),
+}
+
+
+def build(kind):
+    torch.manual_seed(0)
+    tokenizer = DepthTokenizer(KINDS[kind]).train()
+    tokenizer.loss(scenes(16))  # k-means
+    return tokenizer
 
 
 @pytest.fixture
 def tokenizer():
-    torch.manual_seed(0)
-    tokenizer = DepthTokenizer(CONFIG).train()
-    tokenizer.loss(scenes(16))  # k-means
-    return tokenizer
+    return build("vq")
+
+
+@pytest.fixture
+def scalar():
+    return build("fsq")
+
+
+@pytest.fixture
+def continuous():
+    return build("none")
 
 
 def scenes(count: int, size: int = 32) -> torch.Tensor:
@@ -71,28 +94,69 @@ def test_invalid_pixels_do_not_count(tokenizer):
     torch.testing.assert_close(tokenizer.loss(depth).reconstruction, expected)
 
 
-def test_training_reconstructs_scenes(tokenizer):
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_reconstructs_scenes(kind):
+    tokenizer, depth = build(kind), scenes(16)
+
+    def error():
+        return depth_error(tokenizer.eval().reconstruct(depth), depth, valid(depth))
+
+    before = error()
+    tokenizer.train()
     optimizer = torch.optim.AdamW(tokenizer.parameters(), 3e-3)
     for _ in range(300):
-        loss = tokenizer.loss(scenes(16)).total
+        loss = tokenizer.loss(depth).total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    tokenizer.eval()
-    depth = scenes(16)
-    error = depth_error(tokenizer.decode(tokenizer.encode(depth)), depth, valid(depth))
-    assert error.delta_1 > 0.9
-    assert codebook_use(tokenizer.encode(depth), 16).usage > 0.1
+    assert error().delta_1 > 0.9 > before.delta_1
+    assert error().abs_rel < 0.2 * before.abs_rel
+    if tokenizer.config.has_codes:
+        assert codebook_use(tokenizer.encode(depth), tokenizer.config.codes).usage > 0.1
 
 
-def test_codes_survive_saving(tokenizer, tmp_path):
-    tokenizer.eval().save(tmp_path)
-    loaded = DepthTokenizer.load(tmp_path)
+@pytest.mark.parametrize("kind", ["vq", "fsq"])
+def test_codes_survive_saving(kind, tmp_path):
+    tokenizer = build(kind).eval()
+    tokenizer.save(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.config == KINDS[kind]
     depth = scenes(3, size=64)
     codes = tokenizer.encode(depth)
-    assert codes.shape == (3, 64)
+    assert codes.shape == (3, 64) and codes.dtype == torch.int64
     assert torch.equal(loaded.encode(depth), codes)
     assert torch.equal(loaded.decode(codes), tokenizer.decode(codes))
+    assert torch.equal(loaded.codebook, tokenizer.codebook)
+    assert torch.equal(tokenizer.reconstruct(depth), tokenizer.decode(codes))
+
+
+def test_latents_survive_saving(continuous, tmp_path):
+    continuous.eval().save(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.config == KINDS["none"]
+    depth = scenes(3, size=64)
+    latents = continuous.latents(depth)
+    assert latents.shape == (3, 64, 12) and not latents.requires_grad
+    assert torch.equal(loaded.latents(depth), latents)
+    assert torch.equal(loaded.decode_latents(latents), continuous.decode_latents(latents))
+    assert torch.equal(continuous.reconstruct(depth), continuous.decode_latents(latents))
+
+
+def test_a_tokenizer_saved_before_there_were_kinds_loads(tokenizer, tmp_path):
+    """The folder's names, written out: what was trained must stay readable."""
+    tokenizer.eval().save(tmp_path)
+    path = tmp_path / "config.json"
+    values = json.loads(path.read_text())
+    assert values.pop("type") == "vq_vae"
+    old = {"image_size": 32, "grid": 8, "codes": 16, "code_dim": 12, "width": 16, "commitment": 0.25}
+    old["depth_range"] = {"near": 0.5, "far": 4}
+    assert old.items() <= values.items()
+    path.write_text(json.dumps({"type": "vq_vae", **old}))
+    assert load_tokenizer(tmp_path).config == CONFIG
+    state = {name.split(".", 2)[-1] for name in tokenizer.state_dict() if name.startswith("quantizer._codebook.")}
+    assert {"embed", "embed_avg", "cluster_size", "initted"} <= state
+    assert tokenizer.state_dict()["encoder.1.2.weight"].shape == (8, 8, 3, 3)
+    assert tokenizer.state_dict()["decoder.0.weight"].shape == (16, 12, 3, 3)
 
 
 def test_codes_stand_row_by_row(tokenizer):
@@ -106,6 +170,80 @@ def test_codes_stand_row_by_row(tokenizer):
     assert len(codes.unique()) > 1
 
 
+def test_scalar_codes_are_all_combinations_of_levels(scalar):
+    """Counted by hand: code i has value i % 4 of the first number's levels and i // 4 of the second's."""
+    first, second = torch.tensor([-1.0, -0.5, 0.0, 0.5]), torch.tensor([-1.0, 0.0, 1.0])
+    numbers = torch.stack([first.repeat(3), second.repeat_interleave(4)], 1)
+    project = scalar.quantizer.project_out
+    torch.testing.assert_close(scalar.codebook, numbers @ project.weight.T + project.bias)
+
+
+def test_scalar_codes_are_what_the_decoder_was_trained_on(scalar):
+    scalar.eval()
+    target, _ = scalar.prepare(scenes(4))
+    latent, terms = scalar.quantizer.bottleneck(scalar.encoder(target))
+    codes = scalar.encode(scenes(4))
+    assert terms == {} and len(codes.unique()) > 1
+    torch.testing.assert_close(scalar.codebook[codes].mT.unflatten(2, (8, 8)), latent)
+    rebuilt = scalar.config.depth_range.denormalize(scalar.decoder(latent).clamp(0, 1))
+    torch.testing.assert_close(scalar.decode(codes), rebuilt)
+    losses = scalar.loss(scenes(4))
+    assert losses.terms().keys() == {"reconstruction", "total"} and losses.total == losses.reconstruction
+    assert torch.autograd.grad(losses.total, scalar.encoder[0].weight)[0].abs().max() > 0  # straight through
+
+
+def test_the_divergence_is_that_of_the_drawn_distribution(continuous):
+    continuous.eval()
+    target, _ = continuous.prepare(scenes(4))
+    mean, log_variance = continuous.encoder(target).split(12, dim=1)
+    divergence = kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(0.0, 1.0)).mean()
+    losses = continuous.loss(scenes(4))
+    torch.testing.assert_close(losses.kl, divergence)
+    torch.testing.assert_close(losses.reconstruction, (continuous.decoder(mean) - target).abs().mean())
+    torch.testing.assert_close(losses.total, losses.reconstruction + 1e-4 * divergence)
+    assert losses.terms().keys() == {"reconstruction", "total", "kl"}
+    torch.testing.assert_close(continuous.latents(scenes(4)), mean.flatten(2).mT)
+
+
+def test_training_draws_from_the_distribution(continuous):
+    mean, log_variance = torch.full((64, 12, 8, 8), 0.7), torch.full((64, 12, 8, 8), math.log(0.25))
+    encoded = torch.cat([mean, log_variance], 1)
+    drawn, _ = continuous.train().quantizer.bottleneck(encoded)
+    count = drawn.numel()
+    assert drawn.mean().item() == pytest.approx(0.7, abs=4 * 0.5 / count**0.5)
+    assert drawn.std().item() == pytest.approx(0.5, rel=0.02)
+    assert torch.equal(continuous.eval().quantizer.bottleneck(encoded)[0], mean)
+
+
+def test_a_kind_refuses_what_it_has_not(tokenizer, scalar, continuous):
+    depth = scenes(2)
+    for call in (
+        lambda: continuous.codebook,
+        lambda: continuous.encode(depth),
+        lambda: continuous.decode(torch.zeros(2, 64, dtype=torch.long)),
+    ):
+        with pytest.raises(UserError, match=r"continuous VAE.*has no codes"):
+            call()
+    for kind, discrete in (("vq", tokenizer), ("fsq", scalar)):
+        for refused in (
+            lambda d=discrete: d.latents(depth),
+            lambda d=discrete: d.decode_latents(torch.zeros(2, 64, 12)),
+        ):
+            with pytest.raises(UserError, match=f"has codes \\(quantizer '{kind}'\\) and no latents"):
+                refused()
+
+
+def test_levels_that_do_not_fit(tmp_path):
+    with pytest.raises(ValueError, match=r"codes is 256, but levels \(8, 6, 5\) make 240"):
+        DepthTokenizerConfig(quantizer="fsq")
+    assert DepthTokenizerConfig(quantizer="fsq", codes=240).levels == (8, 6, 5)
+    for levels in ((), (8, 2)):
+        with pytest.raises(ValueError, match="at least 3 values"):
+            DepthTokenizerConfig(quantizer="fsq", codes=16, levels=levels)
+    with pytest.raises(UserError, match=r"config\.json: .*make 240"):
+        parse_config(DepthTokenizerConfig, {"quantizer": "fsq", "codes": 256}, tmp_path / "config.json")
+
+
 def test_the_paper_size_has_the_papers_grid():
     tokenizer = DepthTokenizer(DepthTokenizerConfig())
     assert tokenizer.codebook.shape == (256, 160)
@@ -115,6 +253,9 @@ def test_the_paper_size_has_the_papers_grid():
 
 def test_a_folder_without_a_tokenizer_is_told(tmp_path):
     with pytest.raises(UserError, match="no depth tokenizer"):
+        DepthTokenizer.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"type": "qdepth_vla"}')
+    with pytest.raises(UserError, match="does not describe a depth tokenizer"):
         DepthTokenizer.load(tmp_path)
 
 

@@ -22,7 +22,7 @@ def cases(draw):
     kv_heads = draw(st.sampled_from([1, 2, 4]))
     asking = draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
     mask = Visibility(reads, causal).mask(asking, spans)
-    queries, keys = len(mask.query_place), sum(lengths)
+    queries, keys = mask.dense.shape[-2], sum(lengths)
     make = lambda heads, tokens: torch.randn(2, heads, tokens, 16, generator=generator)  # noqa: E731
     return make(4, queries), make(kv_heads, keys), make(kv_heads, keys), mask
 

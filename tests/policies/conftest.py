@@ -14,6 +14,8 @@ from fathom.policies.text import TextTokenizer
 
 INSTRUCTIONS = ["open the drawer", "turn the faucet to the left", "press the button"]
 
+DEPTH = DepthConfig(grid=8, codes=16, code_dim=12, image_size=32)
+
 
 def tiny_config(**changes) -> QDepthVLAConfig:
     config = QDepthVLAConfig(
@@ -29,7 +31,7 @@ def tiny_config(**changes) -> QDepthVLAConfig:
         heads=4,
         head_dim=8,
         text_tokens=10,
-        depth=DepthConfig(grid=8, codes=16, code_dim=12),
+        depth=DEPTH,
     )
     return replace(config, **changes)
 

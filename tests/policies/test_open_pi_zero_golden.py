@@ -1,6 +1,5 @@
 """The numbers that open-pi-zero itself computed, from the same weights (recorded; see tests/golden/README.md)."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -8,26 +7,24 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from fathom.config import parse_config, read_json
 from fathom.data.batch import Batch, Observation
 from fathom.data.normalization import Normalization, Scaling
-from fathom.policies.qdepth_vla import QDepthVLA, QDepthVLAConfig, VisionConfig
+from fathom.policies.qdepth_vla import QDepthVLA, QDepthVLAConfig
+from fathom.policies.text import TextTokenizer
+from fathom.policies.weights import import_open_pi_zero
+from fathom.weights import load_weights
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-PREFIXES = {
-    "vision_tower.vision_model.": "vision_tower.",
-    "multi_modal_projector.linear.": "multi_modal_projector.",
-    "embed_tokens.": "mixture.streams.vlm.embed_tokens.",
-    "joint_model.mixtures.vlm.": "mixture.streams.vlm.",
-    "joint_model.mixtures.action.": "mixture.streams.action.",
-}
+IMAGE_TOKENS = 4
 
 
 class RecordedText(nn.Module):
-    """Stands for the tokenizer: the recorded ids; their unused places hold zeros in the recorded embedding."""
+    """Stands for the tokenizer: the recorded ids."""
 
-    def __init__(self, ids, valid, pad):
+    def __init__(self, ids, valid):
         super().__init__()
-        self.ids, self.valid, self.pad = ids, valid, pad
+        self.ids, self.valid = ids, valid
 
     def __call__(self, instructions, length):
         return self.ids, self.valid
@@ -39,45 +36,22 @@ def cases():
 
 
 @pytest.fixture(scope="module")
-def policy(cases):
-    sizes = json.loads((GOLDEN / "open_pi_zero_tiny.config.json").read_text())
-    tower = sizes["siglip"]
-    config = QDepthVLAConfig(
-        state_dim=sizes["proprio_dim"],
-        action_dim=sizes["action_dim"],
-        horizon=sizes["horizon"],
-        vision=VisionConfig(
-            tower["width"], tower["mlp"], tower["layers"], tower["heads"], tower["image_size"], tower["patch_size"]
-        ),
-        vlm_width=sizes["vlm"]["width"],
-        vlm_mlp=sizes["vlm"]["mlp"],
-        expert_width=sizes["expert"]["width"],
-        expert_mlp=sizes["expert"]["mlp"],
-        layers=sizes["layers"],
-        heads=sizes["heads"],
-        kv_heads=sizes["kv_heads"],
-        head_dim=sizes["head_dim"],
-        vocab_size=sizes["vocab_size"],
-        depth=None,
-        softcap=sizes["attention_softcap"],
-        flow_steps=sizes["num_inference_steps"],
+def policy(cases, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("imported")
+    TextTokenizer.from_instructions(["any"]).save(folder)
+    import_open_pi_zero(
+        GOLDEN / "open_pi_zero_tiny.weights.safetensors",
+        folder / "policy",
+        tokenizer=folder,
+        sizes=GOLDEN / "open_pi_zero_tiny.config.json",
+        depth=False,
     )
-    images = (cases["input_ids"] == sizes["image_token_index"]).sum(1).unique().item()
-    text = cases["input_ids"][:, images:]
+    values = read_json(folder / "policy" / "config.json", "policy")
+    del values["type"]
+    text = RecordedText(cases["input_ids"][:, IMAGE_TOKENS:], cases["attention_mask"][:, IMAGE_TOKENS:].bool())
     same = Scaling((0.0,) * 7, (1.0,) * 7, clip=False)
-    config_text = RecordedText(text, cases["attention_mask"][:, images:].bool(), sizes["pad_token_id"])
-    policy = QDepthVLA(config, Normalization("mean_std", same, same), config_text)
-    weights = {}
-    for key, value in load_file(GOLDEN / "open_pi_zero_tiny.weights.safetensors").items():
-        if not key.startswith("joint_model.mixtures.proprio."):  # tied to the action expert
-            old = next((prefix for prefix in PREFIXES if key.startswith(prefix)), "")
-            weights[PREFIXES.get(old, "") + key.removeprefix(old)] = value
-    result = policy.load_state_dict(weights, strict=False)
-    assert not result.unexpected_keys
-    # The language model's output is never read: open-pi-zero leaves out what only that would need.
-    last = f"mixture.streams.vlm.layers.{sizes['layers'] - 1}."
-    needless = {"mixture.streams.vlm.norm.weight"} | {k for k in policy.state_dict() if k.startswith(last)}
-    assert set(result.missing_keys) <= needless
+    policy = QDepthVLA(parse_config(QDepthVLAConfig, values, folder), Normalization("mean_std", same, same), text)
+    load_weights(policy, folder / "policy" / "model.safetensors")
     return policy.eval()
 
 

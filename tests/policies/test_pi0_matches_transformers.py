@@ -1,27 +1,94 @@
-"""The ``openpi`` convention without depth is transformers' own pi-zero, from the same weights."""
+"""π0 in every layout it is published in, imported: its actions and its loss are those of transformers' own model."""
+
+import json
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 from transformers import PI0Config, PI0ForConditionalGeneration
 
+from fathom.config import parse_config, read_json
 from fathom.data.batch import Batch, Observation
 from fathom.data.normalization import Normalization, Scaling
-from fathom.policies.qdepth_vla import QDepthVLA, QDepthVLAConfig, VisionConfig
+from fathom.policies.qdepth_vla import QDepthVLA, QDepthVLAConfig
+from fathom.policies.text import TextTokenizer
+from fathom.policies.weights import import_pi0
+from fathom.weights import load_weights
 
-IMAGE_TOKENS, TEXT_TOKENS, WORDS = 4, 5, 60
+IMAGE_TOKENS, WORDS = 4, 60
 STATE, ACTION, HORIZON = 6, 5, 4
-THEIRS_TO_OURS = {
-    "model.vlm.vision_tower.": "vision_tower.",
-    "model.vlm.multi_modal_projector.linear.": "multi_modal_projector.",
-    "model.vlm.language_model.": "mixture.streams.vlm.",
-    "model.dit.": "mixture.streams.action.",
-    "embed_action_time.state_proj.": "proprio_encoder.",
-    "embed_action_time.action_in_proj.": "action_encoder.linear_1.",
-    "embed_action_time.action_time_mlp_in.": "action_encoder.linear_2.",
-    "embed_action_time.action_time_mlp_out.": "action_encoder.linear_3.",
-    "action_out_proj.": "action_decoder.",
+INNER = "paligemma_with_expert.paligemma"
+OPENPI = {
+    "model.vlm.language_model.": f"{INNER}.model.language_model.",
+    "model.vlm.vision_tower.": f"{INNER}.model.vision_tower.vision_model.",
+    "model.vlm.": f"{INNER}.model.",
+    "model.dit.embed_tokens.": "paligemma_with_expert.gemma_expert.lm_head.",
+    "model.dit.": "paligemma_with_expert.gemma_expert.model.",
+    "embed_action_time.": "",
 }
-UNUSED = "model.dit.embed_tokens.weight"  # the action expert reads no words
+OLD_LEROBOT = {
+    "model.vlm.language_model.": f"model.{INNER}.language_model.model.",
+    "model.vlm.vision_tower.": f"model.{INNER}.vision_tower.vision_model.",
+    "model.vlm.": f"model.{INNER}.",
+    "model.dit.embed_tokens.": "model.paligemma_with_expert.gemma_expert.lm_head.",
+    "model.dit.": "model.paligemma_with_expert.gemma_expert.model.",
+    "embed_action_time.": "model.",
+    "action_out_proj.": "model.action_out_proj.",
+}
+
+
+def renamed(weights: dict[str, Tensor], prefixes: dict[str, str]) -> dict[str, Tensor]:
+    result = {}
+    for key, value in weights.items():
+        old = next((prefix for prefix in prefixes if key.startswith(prefix)), "")
+        result[prefixes.get(old, "") + key.removeprefix(old)] = value.clone()
+    return result
+
+
+def openpi(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As openpi's conversion saves: of two tied tensors only the head is kept."""
+    result = renamed(weights, OPENPI)
+    result[f"{INNER}.lm_head.weight"] = result.pop(f"{INNER}.model.language_model.embed_tokens.weight")
+    return result
+
+
+def lerobot(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same behind a prefix, with both."""
+    result = {f"model.{key}": value for key, value in openpi(weights).items()}
+    head = result[f"model.{INNER}.lm_head.weight"]
+    return {**result, f"model.{INNER}.model.language_model.embed_tokens.weight": head.clone()}
+
+
+def newest_lerobot(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With transformers 5 the vision tower has lost a level."""
+    return {key.replace(".vision_model.", "."): value for key, value in lerobot(weights).items()}
+
+
+def older_lerobot(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Before version 0.4: other names, and statistics that a base model never had set."""
+    result = renamed(weights, OLD_LEROBOT)
+    embedding = result[f"model.{INNER}.language_model.model.embed_tokens.weight"]
+    unset = torch.full((STATE,), torch.inf)
+    return {
+        **result,
+        f"model.{INNER}.language_model.lm_head.weight": embedding.clone(),
+        "normalize_inputs.buffer_observation_state.mean": unset,
+        "normalize_inputs.buffer_observation_state.std": unset.clone(),
+        "normalize_targets.buffer_action.mean": unset.clone(),
+        "unnormalize_outputs.buffer_action.mean": unset.clone(),
+    }
+
+
+LAYOUTS = {
+    "transformers": dict,
+    "openpi": openpi,
+    "lerobot": lerobot,
+    "newest lerobot": newest_lerobot,
+    "older lerobot": older_lerobot,
+    "as transformers saves it": None,
+}
 
 
 class GivenText:
@@ -57,22 +124,27 @@ def theirs() -> PI0ForConditionalGeneration:
     return model
 
 
-@pytest.fixture(scope="module")
-def ours(theirs) -> QDepthVLA:
-    config = QDepthVLAConfig(
-        state_dim=STATE, action_dim=ACTION, horizon=HORIZON, vision=VisionConfig(24, 48, 2, 2, 28, 14),
-        vlm_width=32, vlm_mlp=64, expert_width=16, expert_mlp=32, layers=2, heads=4, kv_heads=1, head_dim=8,
-        vocab_size=WORDS, text_tokens=TEXT_TOKENS, depth=None, conventions="openpi",
-    )  # fmt: skip
+@pytest.fixture(scope="module", params=LAYOUTS)
+def ours(request, theirs, tmp_path_factory) -> QDepthVLA:
+    source = tmp_path_factory.mktemp("checkpoint")
+    theirs.save_pretrained(source)
+    if lay_out := LAYOUTS[request.param]:
+        save_file(lay_out(theirs.state_dict()), source / "model.safetensors")
+    TextTokenizer.from_instructions(["open the drawer"]).save(source)
+    out = source / "policy"
+    imported = import_pi0(source, out, depth=False)
+    assert imported.normalization is None
+    return from_folder(out)
+
+
+def from_folder(folder: Path) -> QDepthVLA:
+    values = read_json(folder / "config.json", "policy")
+    del values["type"]
+    config = parse_config(QDepthVLAConfig, values, folder)
     same = [Scaling((0.0,) * width, (1.0,) * width, clip=False) for width in (STATE, ACTION)]
     policy = QDepthVLA(config, Normalization("mean_std", *same), GivenText())
-    policy.load_state_dict({our_name(key): value for key, value in theirs.state_dict().items() if key != UNUSED})
+    load_weights(policy, folder / "model.safetensors")
     return policy.eval()
-
-
-def our_name(key: str) -> str:
-    prefix = next(prefix for prefix in THEIRS_TO_OURS if key.startswith(prefix))
-    return THEIRS_TO_OURS[prefix] + key.removeprefix(prefix)
 
 
 @pytest.fixture
@@ -111,3 +183,20 @@ def test_the_loss_is_theirs(theirs, ours, case, monkeypatch):
     monkeypatch.setattr("fathom.policies.flow.Flow.sample_time", lambda *_: time)
     batch = Batch(**vars(observation), actions=actions, action_is_pad=torch.zeros(2, HORIZON, dtype=torch.bool))
     torch.testing.assert_close(ours.loss(batch).action, expected, atol=1e-4, rtol=0)
+
+
+def test_other_rotary_positions_and_times(theirs, case, tmp_path):
+    """What a configuration can say beyond the sizes is taken over."""
+    values = theirs.config.to_dict()
+    values["dit_config"]["rope_parameters"] = {"rope_type": "default", "rope_theta": 100.0}
+    values["max_period"] = 8.0
+    model = PI0ForConditionalGeneration(PI0Config.from_dict(json.loads(json.dumps(values)))).eval()
+    model.load_state_dict(theirs.state_dict())
+    model.save_pretrained(tmp_path)
+    TextTokenizer.from_instructions(["open the drawer"]).save(tmp_path)
+    import_pi0(tmp_path, tmp_path / "policy", depth=False)
+    observation, noise = case
+    expected = model.sample_actions(**their_inputs(observation), noise=noise)
+    assert (expected - theirs.sample_actions(**their_inputs(observation), noise=noise)).abs().max() > 1e-2
+    actions = from_folder(tmp_path / "policy").sample_actions(observation, noise)
+    torch.testing.assert_close(actions, expected, atol=1e-4, rtol=0)

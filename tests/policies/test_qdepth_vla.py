@@ -9,13 +9,13 @@ from fathom.errors import UserError
 from fathom.policies import load_policy
 from fathom.policies.qdepth_vla import VISIBILITY, DepthConfig, QDepthVLAConfig
 
-from .conftest import INSTRUCTIONS, tiny_config, tiny_tokenizer
+from .conftest import DEPTH, INSTRUCTIONS, tiny_config, tiny_tokenizer
 
 VARIANTS = {
     "paper": {},
     "pi0": {"depth": None},
     "openpi": {"conventions": "openpi"},
-    "dreamvla": {"depth": DepthConfig(grid=8, codes=16, code_dim=12, visibility="dreamvla")},
+    "dreamvla": {"depth": replace(DEPTH, visibility="dreamvla")},
     "softcap": {"softcap": 50.0},
     "two cameras": {"cameras": ("main", "wrist")},
 }
@@ -68,8 +68,8 @@ def test_sampling_equals_integrating_without_a_cache(name, make_policy, make_bat
         blocks = []
         original = policy.mixture.forward
         policy.mixture.forward = lambda given, *a, **k: (blocks.extend(given), original(given, *a, **k))[1]
-        _, valid, cache = policy._prefix(observation, with_depth=False)
-        policy._velocity(point, time, valid, cache)
+        prefix = policy._prefix(policy.prepare(observation), with_depth=False)
+        policy._velocity(prefix, point, time)
         del policy.mixture.forward
         hidden, _ = policy.mixture(blocks)
         return policy.action_decoder(hidden["action"])
@@ -123,9 +123,9 @@ def test_the_depth_loss_trains_siglip_and_the_language_model_but_nothing_of_the_
 
 def test_depth_loss_is_the_cross_entropy_of_equation_3(make_policy, make_batch):
     policy, batch = make_policy().eval(), make_batch()
-    hidden, _, _ = policy._prefix(observation_of(batch), with_depth=True)
+    prefix = policy._prefix(policy.prepare(observation_of(batch)), with_depth=True)
     head = policy.depth_head
-    latent = head.decoder(hidden["depth"].mT.unflatten(2, (4, 4))).flatten(2).mT
+    latent = head.decoder(prefix.depth.mT.unflatten(2, (4, 4))).flatten(2).mT
     codebook = policy.depth_tokenizer.codebook
     distances = torch.stack([(latent - code).square().sum(-1) for code in codebook], -1)
     pairs = [(a - b).square().sum() for i, a in enumerate(codebook) for j, b in enumerate(codebook) if i != j]
@@ -237,7 +237,7 @@ class TestBadInput:
 
     def test_a_tokenizer_of_another_size(self, make_policy):
         policy = make_policy()
-        config = tiny_config(vocab_size=policy.config.vocab_size, depth=DepthConfig(grid=4, codes=16, code_dim=12))
+        config = tiny_config(vocab_size=policy.config.vocab_size, depth=replace(DEPTH, grid=4))
         with pytest.raises(UserError, match="grid 8"):
             type(policy)(config, policy.normalization, policy.text_tokenizer, tiny_tokenizer())
 

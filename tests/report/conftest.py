@@ -34,7 +34,7 @@ POLICY = QDepthVLAConfig(
     heads=2,
     head_dim=8,
     text_tokens=32,
-    depth=DepthConfig(grid=4, codes=16, code_dim=8, visibility="dreamvla"),
+    depth=DepthConfig(grid=4, codes=16, code_dim=8, image_size=16, visibility="dreamvla"),
 )
 SUCCESSES = {"qdepth_vla": (7, 4), "pi0": (6, 4), "blind": (1, 0), "expert": (8, 8), "random": (0, 0)}
 

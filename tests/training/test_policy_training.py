@@ -10,94 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from vector_quantize_pytorch import VectorQuantize
 from vector_quantize_pytorch.vector_quantize_pytorch import Codebook
 
-from fathom.data.features import Feature
-from fathom.data.writer import DatasetWriter
-from fathom.depth.depth_map import LogRange
-from fathom.depth.tokenizer import DepthTokenizer, DepthTokenizerConfig
+from fathom.depth.tokenizer import DepthTokenizer
 from fathom.errors import UserError
 from fathom.policies import load_policy
-from fathom.policies.qdepth_vla import DepthConfig, QDepthVLA, QDepthVLAConfig, VisionConfig
+from fathom.policies.qdepth_vla import DepthConfig, QDepthVLA
 from fathom.training.checkpoint import load_state
-from fathom.training.config import OptimizerConfig, TrainingConfig
-from fathom.training.policy import PolicyRecipe, train_policy
-from fathom.training.tokenizer import TokenizerRecipe, read_score, train_tokenizer
+from fathom.training.config import OptimizerConfig
+from fathom.training.policy import train_policy
+from fathom.training.tokenizer import read_score, train_tokenizer
 
-STEPS, EVERY = 6, 2
-SIDE = 40  # not the encoder's size: pictures are resized on the way
-FPS = 10
-TRAINING = TrainingConfig(
-    steps=STEPS, batch_size=4, precision="fp32", ema_decay=0.9, log_every=1, checkpoint_every=EVERY, workers=0,
-    optimizer=OptimizerConfig(lr=1e-3, warmup_steps=2, cycle_steps=STEPS),
-)  # fmt: skip
-TOKENIZER = TokenizerRecipe(
-    DepthTokenizerConfig(image_size=32, grid=8, codes=16, code_dim=12, width=16, depth_range=LogRange(0.3, 3)),
-    replace(TRAINING, ema_decay=0.0),
-)
-POLICY = PolicyRecipe(
-    QDepthVLAConfig(
-        horizon=4,
-        vision=VisionConfig(width=24, mlp=48, layers=2, heads=2, image_size=32, patch=8),
-        vlm_width=32,
-        vlm_mlp=64,
-        expert_width=16,
-        expert_mlp=32,
-        layers=2,
-        heads=4,
-        head_dim=8,
-        text_tokens=8,
-        depth=DepthConfig(grid=8, codes=16, code_dim=12),
-        conventions="openpi",
-    ),
-    TRAINING,
-    depth_weight=0.1,
-)
-WITHOUT_DEPTH = replace(POLICY, policy=replace(POLICY.policy, depth=None))
-
-
-def record(root: Path, *, depth: bool = True, actions: int = 3) -> Path:
-    """Four episodes of eight frames, the last one for validation: a box that moves before a wall."""
-    features = {
-        "observation.images.main": Feature.rgb(SIDE, SIDE),
-        "observation.images.main_depth": Feature.depth(SIDE, SIDE),
-        "observation.state": Feature.vector(5),
-        "action": Feature.vector(actions),
-    }
-    if not depth:
-        del features["observation.images.main_depth"]
-    writer = DatasetWriter(root, features, FPS)
-    y, x = np.mgrid[0:SIDE, 0:SIDE]
-    for number in range(4):
-        random = np.random.default_rng(number)
-        box = np.stack([(abs(x - 6 - 4 * t) < 5) & (abs(y - 12 - 4 * number) < 7) for t in range(8)])
-        frames = {
-            "observation.images.main": np.where(box[..., None], [210, 60, 30], [90, 140, 180]).astype(np.uint8),
-            "observation.images.main_depth": np.where(box, 0.6, 1.2 + 0.03 * y).astype(np.float32),
-            "observation.state": random.normal(size=(8, 5)).astype(np.float32),
-            "action": random.normal(size=(8, actions)).astype(np.float32),
-        }
-        writer.stage_episode(number, {name: frames[name] for name in features}, ["open it", "push the box"][number % 2])
-    return writer.finish({"train": range(3), "validation": range(3, 4)})
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory) -> Path:
-    return record(tmp_path_factory.mktemp("data") / "dataset")
-
-
-@pytest.fixture(scope="module")
-def tokenizer_folder(dataset, tmp_path_factory) -> Path:
-    """An undisturbed training of the tokenizer."""
-    folder = tmp_path_factory.mktemp("trained") / "tokenizer"
-    train_tokenizer(dataset, TOKENIZER, folder)
-    return folder
-
-
-@pytest.fixture
-def tokenizer(tokenizer_folder) -> DepthTokenizer:
-    return DepthTokenizer.load(tokenizer_folder)
+from .conftest import EVERY, POLICY, STEPS, TOKENIZER, TRAINING, WITHOUT_DEPTH, record
 
 
 class Killed(Exception):
@@ -164,12 +88,8 @@ class TestTokenizer:
 
     def test_a_killed_run_replaces_dead_codes_alike(self, dataset, monkeypatch, tmp_path):
         """Few codes die in so few steps: here all below an average use count as dead."""
-
-        def strict(**options):
-            return VectorQuantize(**{**options, "threshold_ema_dead_code": 16})
-
         replaced, replace_codes = [], Codebook.replace
-        monkeypatch.setattr("fathom.depth.tokenizer.VectorQuantize", strict)
+        monkeypatch.setattr("fathom.depth.quantizers.DEAD_BELOW", 16)
         monkeypatch.setattr(Codebook, "replace", lambda *a, **k: (replaced.append(1), replace_codes(*a, **k))[1])
         train_tokenizer(dataset, TOKENIZER, tmp_path / "whole")
         with killed(DepthTokenizer, 3):
@@ -306,7 +226,9 @@ class TestRefusedPolicy:
         assert not (tmp_path / "run").exists()
 
     def test_a_tokenizer_of_another_size(self, dataset, tokenizer, tmp_path):
-        recipe = replace(POLICY, policy=replace(POLICY.policy, depth=DepthConfig(grid=8, codes=32, code_dim=12)))
+        recipe = replace(
+            POLICY, policy=replace(POLICY.policy, depth=DepthConfig(grid=8, codes=32, code_dim=12, image_size=32))
+        )
         with pytest.raises(UserError, match="codes 16"):
             train_policy(dataset, recipe, tmp_path / "run", tokenizer)
         assert not (tmp_path / "run").exists()

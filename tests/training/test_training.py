@@ -122,7 +122,8 @@ def test_the_learning_rate_follows_its_schedule():
 
 
 def test_the_depth_weight_decays_geometrically():
-    recipe = PolicyRecipe(training=TrainingConfig(steps=101), depth_weight=0.01, depth_weight_end=0.1)
+    recipe = PolicyRecipe(training=TrainingConfig(steps=101), depth_weight=0.01)
     assert recipe.depth_weight_at(0) == 0.01
     assert recipe.depth_weight_at(50) == pytest.approx(0.01 * 0.1**0.5)
     assert recipe.depth_weight_at(100) == pytest.approx(0.001)
+    assert replace(recipe, depth_weight_decay=0.9).depth_weight_at(2) == pytest.approx(0.01 * 0.81)

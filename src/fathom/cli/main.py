@@ -5,23 +5,26 @@ To add a verb: write its module beside this one (`fathom.cli.doctor` is the shor
 Exit codes: 0 done; 1 a check failed or items were skipped; 2 bad input; 130 interrupted.
 """
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, NoReturn, Union, cast
 
 import tyro
 
 from fathom.cli.collect import Collect
 from fathom.cli.doctor import Doctor
 from fathom.cli.eval import Eval
+from fathom.cli.import_weights import ImportOpenPiZero, ImportPaliGemma, ImportPi0
 from fathom.cli.quickstart import Quickstart
 from fathom.cli.report import Report
 from fathom.cli.tokenizer import TokenizerEval, TokenizerTrain
 from fathom.cli.train import Train
-from fathom.cli.verb import STYLE, Group, Verb
-from fathom.cli.verify import VerifyLeRobot
+from fathom.cli.verb import STYLE, Group, RecipeVerb, Verb, with_settings
+from fathom.cli.verify import VerifyLeRobot, VerifyOpenPiZero
 from fathom.errors import UserError
 from fathom.files import is_full_disk
 
@@ -32,12 +35,16 @@ VERBS: dict[str, type[Verb] | Group] = {
         "Train and measure the depth tokenizer, which turns depth pictures into codes.",
         {"train": TokenizerTrain, "eval": TokenizerEval},
     ),
+    "import": Group(
+        "Make a policy, or a start for training one, from a checkpoint of another code base.",
+        {"paligemma": ImportPaliGemma, "open-pi-zero": ImportOpenPiZero, "pi0": ImportPi0},
+    ),
     "train": Train,
     "eval": Eval,
     "report": Report,
     "verify": Group(
         "Compare our results with those of the code that defines them.",
-        {"lerobot": VerifyLeRobot},
+        {"lerobot": VerifyLeRobot, "open-pi-zero": VerifyOpenPiZero},
     ),
     "doctor": Doctor,
 }
@@ -64,6 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         _say(f"{error.filename}: {(error.strerror or 'cannot be used').lower()}; choose another path")
         return BAD_INPUT
+    except BrokenPipeError:  # whoever read our output, such as `head`, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         if not is_full_disk(error):
             raise
@@ -78,9 +88,23 @@ def parse(arguments: Sequence[str]) -> Verb:
     named = _find(arguments)
     options: dict[str, Any] = {"args": arguments, "prog": "fathom", "description": _DESCRIPTION, "config": STYLE}
     if named and "settings" in named.__annotations__:
+        if not {"-h", "--help"}.isdisjoint(arguments):
+            _explain(cast(type[RecipeVerb], named), arguments, options)
         verb, settings = tyro.cli(_choice(VERBS), return_unknown_args=True, **options)
         return replace(verb, settings=tuple(settings))
     return tyro.cli(_choice(VERBS), **options)
+
+
+def _explain(verb: type[RecipeVerb], arguments: list[str], options: dict[str, Any]) -> NoReturn:
+    """The help of the verb itself, then that of the fields of the recipe that the arguments name."""
+    words = [part for word in arguments for part in word.split("=", 1)]
+    name = words[words.index("--recipe") + 1] if "--recipe" in words[:-1] else verb.recipe
+    recipe = verb.recipe_called(name)
+    with suppress(SystemExit):
+        tyro.cli(_choice(VERBS), **options, return_unknown_args=True)
+    print(f"\nThe fields of the recipe {name!r} are options too:\n", flush=True)
+    with_settings(recipe, ("--help",), f"fathom … --recipe {name}")
+    raise SystemExit(0)
 
 
 def _find(arguments: Sequence[str]) -> type[Verb] | None:

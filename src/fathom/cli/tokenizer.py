@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
 from fathom.cli.verb import Settings, with_settings
+
+if TYPE_CHECKING:
+    from fathom.training.tokenizer import TokenizerRecipe
 
 
 @dataclass(frozen=True)
@@ -23,11 +27,16 @@ class TokenizerTrain:
 
     settings: Settings = ()
 
-    def run(self) -> None:
+    @staticmethod
+    def recipe_called(name: str) -> "TokenizerRecipe":
         from fathom.recipes import tokenizer_recipe
+
+        return tokenizer_recipe(name)
+
+    def run(self) -> None:
         from fathom.training.tokenizer import read_score, score_line, train_tokenizer
 
-        recipe = with_settings(tokenizer_recipe(self.recipe), self.settings, "fathom tokenizer train")
+        recipe = with_settings(self.recipe_called(self.recipe), self.settings, "fathom tokenizer train")
         train_tokenizer(self.dataset, recipe, self.out)
         print(score_line(read_score(self.out)))
 

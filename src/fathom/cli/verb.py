@@ -1,8 +1,9 @@
 """What a verb is: options as fields, and a ``run()``."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Protocol, TypeVar
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from types import NoneType
+from typing import Annotated, Any, Protocol, TypeVar, get_args, get_type_hints
 
 import tyro
 
@@ -35,10 +36,68 @@ class Group:
 Settings = Annotated[tuple[str, ...], tyro.conf.Suppress]
 
 
+class RecipeVerb(Verb, Protocol):
+    """A verb whose options go on with the fields of the recipe that its option ``--recipe`` names."""
+
+    recipe: str
+    settings: Settings
+
+    @staticmethod
+    def recipe_called(name: str) -> Any:
+        """The recipe; a UserError if there is none of that name."""
+
+
 def with_settings(config: Config, settings: tuple[str, ...], command: str) -> Config:
     """``config`` with the fields that ``settings`` names replaced: ``("--steps", "100", "--optimizer.lr", "1e-4")``.
 
-    An unknown field or a value of the wrong type ends the command with code 2, naming the nearest fields.
-    ``command`` is what the user typed so far, for that message.
+    A part that may be left out is left out by ``--policy.depth none``, and put in by naming a field of it.
+    An unknown field or a value of the wrong type ends the command with code 2, naming the nearest fields; ``--help``
+    explains the fields. ``command`` is what the user typed so far, for these messages.
     """
-    return tyro.cli(type(config), default=config, args=settings, prog=command, config=STYLE)
+    explain = not {"-h", "--help"}.isdisjoint(settings)
+    rest = list(settings)
+    for path, part in _optional_parts(type(config)):
+        if _take_none(rest, path):
+            config = _replaced(config, path, None)
+        elif _at(config, path) is None and (explain or any(_name(word).startswith(f"{path}.") for word in rest)):
+            config = _replaced(config, path, part())
+    style = (*STYLE, tyro.conf.AvoidSubcommands)
+    return tyro.cli(type(config), default=config, args=rest, prog=command, config=style)
+
+
+def _optional_parts(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted names of all fields of a dataclass that hold another dataclass or ``None``, and which dataclass."""
+    hints = get_type_hints(kind)
+    for field in fields(kind):
+        members = get_args(hints[field.name]) or (hints[field.name],)
+        for part in filter(is_dataclass, members):
+            if NoneType in members:
+                yield prefix + field.name, part
+            yield from _optional_parts(part, f"{prefix}{field.name}.")
+
+
+def _take_none(words: list[str], path: str) -> bool:
+    """Whether the words say that the part is left out; if so, the saying is removed."""
+    for place, word in enumerate(words):
+        if _name(word) == path:
+            value = word.split("=", 1)[1:] or words[place + 1 : place + 2]
+            if [v.lower() for v in value] == ["none"]:
+                del words[place : place + (1 if "=" in word else 2)]
+                return True
+    return False
+
+
+def _name(word: str) -> str:
+    """What an option names: ``--policy.text-tokens=20`` is ``policy.text_tokens``; empty for a value."""
+    return word[2:].split("=")[0].replace("-", "_") if word.startswith("--") else ""
+
+
+def _at(config: Any, path: str) -> Any:
+    for name in path.split("."):
+        config = getattr(config, name, None)
+    return config
+
+
+def _replaced(config: Any, path: str, value: Any) -> Any:
+    name, _, rest = path.partition(".")
+    return replace(config, **{name: _replaced(getattr(config, name), rest, value) if rest else value})

@@ -23,3 +23,23 @@ class VerifyLeRobot:
         verdict = verify_lerobot(self.dataset, self.expected)
         print(json.dumps(verdict))
         return 0 if verdict["ok"] else 1
+
+
+@dataclass(frozen=True)
+class VerifyOpenPiZero:
+    """Compare what imported open-pi-zero weights compute with what open-pi-zero itself computed from them."""
+
+    prefix: tyro.conf.Positional[Path]
+    """The path of .config.json, .weights.safetensors and .cases.safetensors up to these endings."""
+
+    tolerance: float = 1e-4
+    """The largest difference that counts as the same."""
+
+    def run(self) -> int:
+        from fathom.policies.weights import verify_open_pi_zero
+
+        verdict = verify_open_pi_zero(self.prefix, self.tolerance)
+        for name, difference in verdict["max"].items():
+            print(f"{name}: largest difference {difference:.2g}, allowed {self.tolerance:.2g}")
+        print(json.dumps(verdict))
+        return 0 if verdict["ok"] else 1

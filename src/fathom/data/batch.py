@@ -30,6 +30,14 @@ class Observation:
         moved: dict[str, Any] = {f.name: _to(getattr(self, f.name), device) for f in fields(self)}
         return replace(self, **moved)
 
+    def split(self, size: int) -> list[Self]:
+        """The rows in pieces of ``size``, in their order."""
+        pieces: list[Self] = []
+        for begin in range(0, len(self), size):
+            rows = slice(begin, begin + size)
+            pieces.append(replace(self, **{f.name: _rows(getattr(self, f.name), rows) for f in fields(self)}))
+        return pieces
+
 
 @dataclass(frozen=True)
 class Batch(Observation):
@@ -41,6 +49,9 @@ class Batch(Observation):
         depth: metres (or relative inverse depth) of the ``main`` camera; values <= 0 or NaN are invalid.
         depth_codes: the depth tokenizer's code indices of the ``main`` camera, where they were computed beforehand.
         index: each sample's frame index in its dataset.
+        future_depth: ``depth`` as many frames ahead as the dataset was opened with; at an episode's end its last.
+        future_depth_codes: the codes of that.
+        future_is_pad: True where the frame ahead lies past the end of its episode; ``None`` if nothing ahead is read.
     """
 
     actions: Float[Tensor, "batch horizon action"]
@@ -48,6 +59,9 @@ class Batch(Observation):
     depth: Float[Tensor, "batch 1 height width"] | None = None
     depth_codes: Int[Tensor, "batch depth_tokens"] | None = None
     index: Int[Tensor, " batch"] | None = None
+    future_depth: Float[Tensor, "batch 1 height width"] | None = None
+    future_depth_codes: Int[Tensor, "batch depth_tokens"] | None = None
+    future_is_pad: Bool[Tensor, " batch"] | None = None
 
 
 def _to(value: object, device: torch.device | str) -> object:
@@ -56,3 +70,9 @@ def _to(value: object, device: torch.device | str) -> object:
     if isinstance(value, dict):
         return {key: _to(item, device) for key, item in value.items()}
     return value
+
+
+def _rows(value: Any, rows: slice) -> Any:
+    if isinstance(value, dict):
+        return {key: item[rows] for key, item in value.items()}
+    return value if value is None else value[rows]

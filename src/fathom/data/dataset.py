@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -13,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fathom.data.batch import Batch
-from fathom.data.collate import depth_key
-from fathom.data.features import ACTION, STATE, DatasetInfo, camera_name
+from fathom.data.features import ACTION, MAIN_DEPTH, STATE, DatasetInfo, camera_name
 from fathom.data.frames import Column, ImageColumns, read_columns
 from fathom.data.metadata import Episode, Stats, read_episodes, read_stats, read_tasks
+from fathom.data.selection import check_reach, choose_features, select_episodes, wanted_depth
 from fathom.data.video import VideoReaders
 from fathom.errors import UserError
 
@@ -31,6 +32,7 @@ def open_dataset(
     horizon: int = 1,
     depth: bool | Sequence[str] = False,
     labels: Sequence[str] = (),
+    future: int = 0,
     split: str | None = None,
     episodes: Sequence[int] | None = None,
 ) -> "LeRobotDataset":
@@ -41,23 +43,30 @@ def open_dataset(
         horizon: length of the window of actions.
         depth: the depth features to decode, as ``main_depth``; True means all there are.
         labels: integer images to decode, as ``main_segmentation``.
+        future: also read the depth this many frames ahead; 0 for the present alone.
         split: only the episodes of this split of ``info.json``.
         episodes: only these episodes.
 
     Raises:
-        UserError: the dataset is missing, damaged or of another version, or lacks what was asked for.
+        UserError: the dataset is missing, damaged or of another version, lacks what was asked for, or has no episode
+            that goes as far as ``horizon`` or ``future``.
     """
     root = Path(path)
     info = DatasetInfo.load(root)
     if horizon < 1:
         raise UserError(f"horizon = {horizon}: the window of actions needs at least one step.")
+    if future < 0 or (future and not depth):
+        raise UserError(
+            f"future = {future}: depth is read that many frames ahead, so it is 0 or more, and 0 without depth."
+        )
     chosen = [
-        *_choose(root, info, "camera", info.keys("rgb"), cameras),
-        *_choose(root, info, "depth feature", info.keys("depth"), _wanted_depth(root, info, depth)),
-        *_choose(root, info, "label feature", info.keys("labels"), labels),
+        *choose_features(root, info, "camera", info.keys("rgb"), cameras),
+        *choose_features(root, info, "depth feature", info.keys("depth"), wanted_depth(root, info, depth)),
+        *choose_features(root, info, "label feature", info.keys("labels"), labels),
     ]
-    selected = _select(root, info, read_episodes(root, info), split, episodes)
-    return LeRobotDataset(root, info, selected, chosen, horizon)
+    selected = select_episodes(root, info, read_episodes(root, info), split, episodes)
+    check_reach(root, selected, horizon, future)
+    return LeRobotDataset(root, info, selected, chosen, horizon, future)
 
 
 class LeRobotDataset(Dataset[Sample]):
@@ -66,16 +75,25 @@ class LeRobotDataset(Dataset[Sample]):
     Per frame: every vector feature as stored, (S,); ``action`` (horizon, A) with ``action_is_pad`` (horizon,), the last
     action repeated past the end of the episode; colour uint8 (3, H, W); depth float32 (1, H, W) in metres; labels int32
     (1, H, W); ``task`` the instruction; and the scalars ``timestamp``, ``frame_index``, ``episode_index``, ``index``
-    (in the whole dataset, whatever was selected) and ``task_index``.
+    (in the whole dataset, whatever was selected) and ``task_index``. With ``future`` also ``future_depth`` (1, H, W)
+    and the scalar ``future_is_pad``, as in :class:`~fathom.data.batch.Batch`.
 
     Attributes:
         columns: everything that is no picture, (frames, …), in memory.
         episodes: the selected episodes; their frames follow each other in this dataset.
         pictures: the names of the picture features that are decoded.
+        horizon: length of the window of actions.
+        future: how many frames ahead depth is read too; 0 for the present alone.
     """
 
     def __init__(
-        self, root: Path, info: DatasetInfo, episodes: Sequence[Episode], pictures: Sequence[str], horizon: int
+        self,
+        root: Path,
+        info: DatasetInfo,
+        episodes: Sequence[Episode],
+        pictures: Sequence[str],
+        horizon: int,
+        future: int,
     ) -> None:
         self.root = root
         self.info = info
@@ -83,6 +101,7 @@ class LeRobotDataset(Dataset[Sample]):
         self.tasks = read_tasks(root)
         self.pictures = list(pictures)
         self.horizon = horizon
+        self.future = future
         self.columns: dict[str, Column] = read_columns(self.episodes, info.features)
         lengths = np.array([episode.length for episode in self.episodes], dtype=np.int64)
         self._ends = np.cumsum(lengths)
@@ -102,6 +121,28 @@ class LeRobotDataset(Dataset[Sample]):
         """Statistics of the whole dataset, as stored with it."""
         return read_stats(self.root)
 
+    @property
+    def cameras(self) -> list[str]:
+        """The colour features that are decoded."""
+        return [name for name in self.pictures if self.info.features[name].kind == "rgb"]
+
+    @property
+    def depth_feature(self) -> str | None:
+        """The depth feature that a policy learns: that of the camera ``main``, or the only one that is decoded.
+
+        Raises:
+            UserError: several are decoded, and none is ``main_depth``.
+        """
+        decoded = [name for name in self.pictures if self.info.features[name].kind == "depth"]
+        if MAIN_DEPTH in decoded or not decoded:
+            return MAIN_DEPTH if decoded else None
+        if len(decoded) > 1:
+            names = ", ".join(camera_name(name) for name in decoded)
+            raise UserError(
+                f"depth: {names} are read, but a policy learns one; open the dataset with depth=[…] of one."
+            )
+        return decoded[0]
+
     def __len__(self) -> int:
         return len(self._episode_of)
 
@@ -119,20 +160,32 @@ class LeRobotDataset(Dataset[Sample]):
             sample["action_is_pad"] = torch.from_numpy(is_pad[0])
         sample["task"] = self.tasks[int(sample["task_index"])]
         sample.update({name: torch.from_numpy(self.picture(name, i)) for name in self.pictures})
+        if self.future and self.depth_feature:
+            ahead, past_end = self.ahead(np.array([i]))
+            sample["future_depth"] = torch.from_numpy(self.picture(self.depth_feature, int(ahead[0])))
+            sample["future_is_pad"] = torch.from_numpy(past_end)[0]
         return sample
 
     def batch(self, frames: Sequence[int]) -> Batch:
-        """The batch of these frames: what :func:`~fathom.data.collate.collate` makes of them, with less copying."""
-        chosen = np.asarray(frames, dtype=np.int64)
-        features = {name: self.info.features[name] for name in self.pictures}
-        depth = depth_key([name for name, feature in features.items() if feature.kind == "depth"])
-        cameras = [name for name, feature in features.items() if feature.kind == "rgb"]
-        pictures = {name: self._stack(name, chosen) for name in [*cameras, *([depth] if depth else [])]}
-        images = {camera_name(name): pictures[name] for name in cameras}
-        return self.batch_around(chosen, images, pictures[depth] if depth else None)
+        """The samples of these frames, stacked; cameras go by their short names, as ``main``.
 
-    def batch_around(self, frames: Indices, images: dict[str, Tensor], depth: Tensor | None) -> Batch:
-        """The batch of ``frames`` (N,) with pictures from elsewhere.
+        Raises:
+            UserError: see :meth:`batch_around` and :attr:`depth_feature`.
+        """
+        chosen = np.asarray(frames, dtype=np.int64)
+        name = self.depth_feature
+        batch = self.batch_around(chosen, {camera_name(camera): self._stack(camera, chosen) for camera in self.cameras})
+        if name is None:
+            return batch
+        if not self.future:
+            return replace(batch, depth=self._stack(name, chosen))
+        # Each picture is decoded once, and in the order of the video, where a frame and the one ahead are neighbours.
+        needed, places = np.unique(np.stack([chosen, self.ahead(chosen)[0]]), return_inverse=True)
+        depth, future_depth = self._stack(name, needed)[torch.from_numpy(places.reshape(2, -1))]
+        return replace(batch, depth=depth, future_depth=future_depth)
+
+    def batch_around(self, frames: Indices, images: dict[str, Tensor]) -> Batch:
+        """The batch of ``frames`` (N,) with pictures from elsewhere, and without depth.
 
         Raises:
             UserError: the dataset has no state or no action.
@@ -148,8 +201,8 @@ class LeRobotDataset(Dataset[Sample]):
             instruction=[self.tasks[task] for task in self.columns["task_index"][frames]],
             actions=torch.from_numpy(self.columns[ACTION][rows]),
             action_is_pad=torch.from_numpy(is_pad),
-            depth=depth,
             index=torch.from_numpy(self.columns["index"][frames]),
+            future_is_pad=torch.from_numpy(self.ahead(frames)[1]) if self.future else None,
         )
 
     def twin(self) -> Self:
@@ -164,7 +217,20 @@ class LeRobotDataset(Dataset[Sample]):
         Returns:
             rows (N, horizon) of ``columns``, and is_pad (N, horizon), True past the end of the episode.
         """
-        rows = frames[:, None] + np.arange(self.horizon)
+        return self._reach(frames, np.arange(self.horizon))
+
+    def ahead(self, frames: Indices) -> tuple[Indices, NDArray[np.bool_]]:
+        """The frames ``future`` after ``frames`` (N,).
+
+        Returns:
+            rows (N,), the last of the episode where it ends before, and is_pad (N,), True there.
+        """
+        rows, is_pad = self._reach(frames, np.array([self.future]))
+        return rows[:, 0], is_pad[:, 0]
+
+    def _reach(self, frames: Indices, steps: Indices) -> tuple[Indices, NDArray[np.bool_]]:
+        """The frames (N, K) that lie ``steps`` (K,) after ``frames`` (N,), held back at the end of the episode."""
+        rows = frames[:, None] + steps
         ends = self._ends[self._episode_of[frames]][:, None]
         return np.minimum(rows, ends - 1), rows >= ends
 
@@ -201,53 +267,6 @@ def _value(column: Column, i: int) -> Any:
     if isinstance(column, list):
         return column[i]
     return torch.from_numpy(column[i : i + 1].copy())[0]
-
-
-def _wanted_depth(root: Path, info: DatasetInfo, depth: bool | Sequence[str]) -> Sequence[str] | None:
-    if depth is True:
-        if not info.keys("depth"):
-            raise UserError(
-                f"{root}: the dataset has no depth feature; annotate it with depth, or train a policy without depth."
-            )
-        return None
-    return depth or ()
-
-
-def _choose(
-    root: Path, info: DatasetInfo, what: str, available: Sequence[str], wanted: Sequence[str] | None
-) -> list[str]:
-    """The full names of the wanted features, which may be given by their short ones."""
-    by_name = {camera_name(key): key for key in available} | {key: key for key in available}
-    if wanted is None:
-        return list(available)
-    for name in wanted:
-        if name not in by_name:
-            there = ", ".join(camera_name(key) for key in available) or "none"
-            raise UserError(f"{root}: the dataset has no {what} {name!r}; there is: {there}.")
-    return [by_name[name] for name in wanted]
-
-
-def _select(
-    root: Path, info: DatasetInfo, episodes: list[Episode], split: str | None, indices: Sequence[int] | None
-) -> list[Episode]:
-    if split is not None:
-        if split not in info.splits:
-            there = ", ".join(info.splits) or "none"
-            raise UserError(f"{root}: the dataset has no split {split!r}; there is: {there}.")
-        try:
-            first, last = (int(part) for part in info.splits[split].split(":"))
-        except ValueError as error:
-            raise UserError(
-                f"{root}/meta/info.json: split {split!r} is {info.splits[split]!r}, but first:last is expected."
-            ) from error
-        episodes = [episode for episode in episodes if first <= episode.index < last]
-    if indices is None:
-        return episodes
-    by_index = {episode.index: episode for episode in episodes}
-    for index in indices:
-        if index not in by_index:
-            raise UserError(f"{root}: there is no episode {index}; the dataset has {len(by_index)} to choose from.")
-    return [by_index[index] for index in indices]
 
 
 def known_split(path: str | Path, split: str) -> str | None:

@@ -2,17 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from fathom.data.batch import Batch
-from fathom.data.collate import depth_key
-from fathom.data.dataset import LeRobotDataset
+from fathom.data.dataset import Indices, LeRobotDataset
 from fathom.data.features import camera_name
 from fathom.data.resize import resize
 
@@ -21,18 +21,20 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class MemoryDataset:
-    """All frames of an opened dataset: colour as uint8, depth as the video's 12-bit codes or float16 metres.
+    """All frames of an opened dataset: colour as uint8, depth as the video's 12-bit codes or as metres.
 
     Attributes:
         images: per camera uint8 (frames, 3, H, W).
-        depth: uint16 codes or float16 / float32 metres (frames, 1, h, w).
-        depth_table: metres of each code, where ``depth`` holds codes.
+        depth: the video's codes uint16 or metres float32 (frames, 1, h, w).
+        depth_table: metres of each of the video's codes, where ``depth`` holds those.
+        depth_codes: a depth tokenizer's codes in place of depth, see :meth:`with_codes`.
     """
 
     dataset: LeRobotDataset
     images: dict[str, Tensor]
     depth: Tensor | None
     depth_table: Tensor | None
+    depth_codes: Int[Tensor, "frames depth_tokens"] | None = None
 
     @classmethod
     def load(
@@ -40,20 +42,16 @@ class MemoryDataset:
         dataset: LeRobotDataset,
         *,
         image_size: int | None = None,
-        depth_size: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Self:
         """Decodes every picture that ``dataset`` was opened with, in order, one thread per feature.
 
         Args:
             image_size: side of the square to which colour is resized (antialiased); None leaves it.
-            depth_size: the same for depth, which is then kept as float16 metres (within 1 mm up to 2 m).
             progress: called with the number of pictures done since the last call.
         """
-        features = {name: dataset.info.features[name] for name in dataset.pictures}
-        depth = depth_key([name for name, feature in features.items() if feature.kind == "depth"])
-        cameras = [name for name, feature in features.items() if feature.kind == "rgb"]
-        wanted = dict.fromkeys(cameras, image_size) | ({depth: depth_size} if depth else {})
+        depth = dataset.depth_feature
+        wanted = dict.fromkeys(dataset.cameras, image_size) | ({depth: None} if depth else {})
         lock = Lock()
 
         def tell(done: int) -> None:
@@ -64,27 +62,40 @@ class MemoryDataset:
         with ThreadPoolExecutor(max_workers=max(1, len(wanted))) as pool:
             jobs = {name: pool.submit(_decode_all, dataset, name, size, tell) for name, size in wanted.items()}
             pictures = {name: job.result() for name, job in jobs.items()}
-        table = None
-        if depth and pictures[depth].dtype == torch.uint16:
-            table = torch.from_numpy(features[depth].depth_codec.table)
-        return cls(dataset, {camera_name(name): pictures[name] for name in cameras}, pictures.get(depth or ""), table)
+        images = {camera_name(name): pictures[name] for name in dataset.cameras}
+        if depth is None:
+            return cls(dataset, images, None, None)
+        coded = pictures[depth].dtype == torch.uint16
+        table = torch.from_numpy(dataset.info.features[depth].depth_codec.table) if coded else None
+        return cls(dataset, images, pictures[depth], table)
+
+    def with_codes(self, codes: Int[Tensor, "frames depth_tokens"]) -> Self:
+        """The same with a depth tokenizer's codes of every frame; the depth itself is let go."""
+        return replace(self, depth=None, depth_table=None, depth_codes=codes)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def batch(self, indices: Sequence[int] | np.ndarray | Tensor) -> Batch:
-        """The batch of these frames (0 … len − 1), the same as collating them from the dataset."""
+        """The batch of these frames (0 … len − 1): that of the dataset, or one with codes in place of depth."""
         frames = np.asarray(indices, dtype=np.int64)
-        chosen = torch.from_numpy(frames)
-        images = {name: pictures[chosen] for name, pictures in self.images.items()}
-        return self.dataset.batch_around(frames, images, self._metres(chosen))
+        images = {name: pictures[torch.from_numpy(frames)] for name, pictures in self.images.items()}
+        batch = replace(self.dataset.batch_around(frames, images), **self._depth(frames))
+        if not self.dataset.future:
+            return batch
+        ahead, _ = self.dataset.ahead(frames)
+        return replace(batch, **{f"future_{name}": value for name, value in self._depth(ahead).items()})
 
-    def _metres(self, chosen: Tensor) -> Tensor | None:
+    def _depth(self, frames: Indices) -> dict[str, Any]:
+        """What a batch says of the depth of ``frames`` (N,)."""
+        chosen = torch.from_numpy(frames)
+        if self.depth_codes is not None:
+            return {"depth_codes": self.depth_codes[chosen]}
         if self.depth is None:
-            return None
-        if self.depth_table is not None:
-            return self.depth_table[self.depth.view(torch.int16)[chosen].int()]
-        return self.depth[chosen].float()
+            return {}
+        if self.depth_table is None:
+            return {"depth": self.depth[chosen]}
+        return {"depth": self.depth_table[self.depth.view(torch.int16)[chosen].int()]}
 
 
 def _decode_all(dataset: LeRobotDataset, name: str, size: int | None, tell: Callable[[int], None]) -> Tensor:
@@ -102,10 +113,7 @@ def _decode_all(dataset: LeRobotDataset, name: str, size: int | None, tell: Call
 
 def _decode_some(dataset: LeRobotDataset, name: str, size: int | None, frames: Sequence[int]) -> Tensor:
     feature = dataset.info.features[name]
-    if feature.kind == "depth" and feature.dtype == "video" and size is None:
+    if feature.kind == "depth" and feature.dtype == "video":
         return torch.from_numpy(np.stack([dataset.raw_picture(name, i) for i in frames]))[:, None]
     pictures = torch.from_numpy(np.stack([dataset.picture(name, i) for i in frames]))
-    if size is None:
-        return pictures
-    small = resize(pictures, size)
-    return small.half() if feature.kind == "depth" else small
+    return pictures if size is None else resize(pictures, size)

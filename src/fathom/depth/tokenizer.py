@@ -1,116 +1,183 @@
-"""The depth tokenizer: a VQ-VAE that turns a depth picture into a grid of codes, and codes back into a picture.
+"""The depth tokenizer: from a depth picture to a grid of codes (or of latent vectors), and back to a picture.
 
-Source: QDepth-VLA (arXiv 2510.14836), section 3.2, equations 1 and 2.
+Source: QDepth-VLA (arXiv 2510.14836), section 3.2, equations 1 and 2, for the VQ-VAE; the other kinds stand in for the
+"better VAE representations" of its future work.
 """
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from vector_quantize_pytorch import VectorQuantize
 
 from fathom.config import parse_config, read_json, write_config
+from fathom.depth.autoencoder import Decoder, Encoder
 from fathom.depth.depth_map import LogRange, valid
+from fathom.depth.quantizers import Gaussian, ScalarQuantizer, VectorQuantizer
 from fathom.errors import UserError
 from fathom.weights import load_weights, save_weights
+
+# What a saved tokenizer's `config.json` says it is.
+TYPES = {"vq": "vq_vae", "fsq": "fsq_vae", "none": "vae"}
 
 
 @dataclass(frozen=True)
 class DepthTokenizerConfig:
-    """The size of the VQ-VAE; the defaults are the paper's, with [D] where it is silent.
+    """The size and kind of the tokenizer; the defaults are the paper's, with [D] where it is silent.
 
     Attributes:
         image_size: side of the square depth picture, in pixels [D: lines up with 16x16 patches of a 224 px image].
         grid: side of the code grid; the paper uses 16 and tries 32.
-        codes: entries of the codebook, K.
-        code_dim: their dimension, d.
+        quantizer: ``vq``: a learned codebook (the paper); ``fsq``: finite scalar quantization, whose codes cannot
+            collapse (arXiv 2309.15505); ``none``: a continuous VAE, latent vectors without codes (the paper's future
+            work).
+        codes: entries of the codebook, K; with ``fsq`` the product of ``levels``, with ``none`` unused.
+        levels: with ``fsq``, how many values each number of a code can take.
+        code_dim: dimension of a code or latent vector, d.
         width: channels at the code grid, halved at every doubling of the resolution; residual blocks stand at the
             code grid and at twice its resolution, finer levels are plain convolutions [D].
-        commitment: the weight beta of the commitment term.
+        commitment: with ``vq``, the weight beta of the commitment term.
+        kl_weight: with ``none``, the weight of the divergence from a standard normal distribution [D: small, as it only
+            keeps the latents near unit scale].
         depth_range: the fixed range on which metric depth is put.
     """
 
     image_size: int = 256
     grid: int = 16
+    quantizer: Literal["vq", "fsq", "none"] = "vq"
     codes: int = 256
+    levels: tuple[int, ...] = (8, 6, 5)
     code_dim: int = 160
     width: int = 128
     commitment: float = 0.25
+    kl_weight: float = 1e-4
     depth_range: LogRange = field(default_factory=lambda: LogRange(0.1, 10.0))
 
     def __post_init__(self) -> None:
         if self.image_size % self.grid or (self.image_size // self.grid) & (self.image_size // self.grid - 1):
             raise ValueError(f"image_size {self.image_size} must be grid {self.grid} times a power of two")
+        if self.quantizer == "fsq":
+            self._check_levels()
+
+    def _check_levels(self) -> None:
+        if min(self.levels, default=0) < 3:
+            raise ValueError(f"levels {self.levels}: there must be some, each of at least 3 values")
+        if self.codes != (product := math.prod(self.levels)):
+            raise ValueError(
+                f"codes is {self.codes}, but levels {self.levels} make {product}: set codes to {product}, or the levels"
+            )
+
+    @property
+    def has_codes(self) -> bool:
+        """Whether a depth picture becomes codes, and not continuous vectors."""
+        return self.quantizer != "none"
 
 
 @dataclass(frozen=True)
 class TokenizerLosses:
-    """The terms of equation 2; each a mean over elements [D]."""
+    """The terms of the loss, each a mean over elements [D]; ``None`` where the kind of tokenizer has no such term.
+
+    Attributes:
+        reconstruction: absolute error of the normalised picture, over valid pixels.
+        total: their weighted sum.
+        codebook, commitment: of ``vq``, equation 2.
+        kl: of ``none``, in nats.
+    """
 
     reconstruction: Float[Tensor, ""]
-    codebook: Float[Tensor, ""]
-    commitment: Float[Tensor, ""]
     total: Float[Tensor, ""]
+    codebook: Float[Tensor, ""] | None = None
+    commitment: Float[Tensor, ""] | None = None
+    kl: Float[Tensor, ""] | None = None
+
+    def terms(self) -> dict[str, Tensor]:
+        """Those that there are, by name."""
+        return {name: term for name, term in vars(self).items() if term is not None}
 
 
 class DepthTokenizer(nn.Module):
-    """Depth picture to code indices and back."""
+    """Depth picture to code indices, or to latent vectors, and back."""
 
     def __init__(self, config: DepthTokenizerConfig) -> None:
         super().__init__()
         self.config = config
         levels = (config.image_size // config.grid).bit_length() - 1
         widths = [max(8, config.width >> (levels - 1 - level)) for level in range(levels)]
-        self.encoder = _encoder(widths, config.code_dim)
-        self.decoder = _decoder(widths[::-1], config.code_dim)
-        # The library's own losses weight codebook and commitment alike: they are off, and equation 2 is in `loss`.
-        self.quantizer = VectorQuantize(
-            dim=config.code_dim,
-            codebook_size=config.codes,
-            accept_image_fmap=True,
-            learnable_codebook=True,
-            ema_update=False,
-            commitment_weight=0.0,
-            rotation_trick=False,
-            kmeans_init=True,
-            decay=0.99,
-            threshold_ema_dead_code=2,
-        )
+        self.encoder = Encoder(widths, config.code_dim if config.has_codes else 2 * config.code_dim)
+        self.decoder = Decoder(config.code_dim, widths[::-1])
+        self.quantizer = _quantizer(config)
 
     @property
     def codebook(self) -> Float[Tensor, "codes code_dim"]:
-        """The code vectors."""
+        """The code vectors, as the decoder reads them.
+
+        Raises:
+            UserError: a continuous VAE has none.
+        """
         return self.quantizer.codebook
 
     def loss(self, depth: Float[Tensor, "batch 1 height width"]) -> TokenizerLosses:
-        """Equation 2 on metric depth of any size; invalid pixels do not count in the reconstruction."""
+        """The loss on metric depth of any size; invalid pixels do not count in the reconstruction.
+
+        It is equation 2 for ``vq``, the reconstruction alone for ``fsq``, and with the divergence for ``none``.
+        """
         target, mask = self.prepare(depth)
-        latent = self.encoder(target)
-        straight_through, indices, _ = self.quantizer(latent)
-        code = self.codebook[indices].movedim(-1, 1)
-        error = (self.decoder(straight_through) - target).abs() * mask
+        latent, terms = self.quantizer.bottleneck(self.encoder(target))
+        error = (self.decoder(latent) - target).abs() * mask
         reconstruction = error.sum() / mask.sum().clamp(min=1)
-        codebook = F.mse_loss(code, latent.detach())
-        commitment = F.mse_loss(latent, code.detach())
-        total = reconstruction + codebook + self.config.commitment * commitment
-        return TokenizerLosses(reconstruction, codebook, commitment, total)
+        weights = {"codebook": 1.0, "commitment": self.config.commitment, "kl": self.config.kl_weight}
+        total = reconstruction
+        for name, term in terms.items():
+            total = total + weights[name] * term
+        return TokenizerLosses(reconstruction, total, **terms)
 
     @torch.no_grad()
     def encode(self, depth: Float[Tensor, "batch 1 height width"]) -> Int[Tensor, "batch tokens"]:
-        """Metric depth of any size to code indices, row by row of the grid (equation 1)."""
+        """Metric depth of any size to code indices, row by row of the grid (equation 1).
+
+        Raises:
+            UserError: a continuous VAE has no codes.
+        """
         with torch.autocast(depth.device.type, enabled=False):  # labels do not depend on how a policy computes
-            latent = self.encoder(self.prepare(depth)[0]).flatten(2).mT
-            return torch.cdist(latent, self.codebook[None]).argmin(-1)
+            return self.quantizer.indices(self._encoded(depth))
 
     @torch.no_grad()
     def decode(self, indices: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch 1 size size"]:
-        """Code indices to metric depth."""
-        latent = self.codebook[indices].mT.unflatten(2, (self.config.grid, self.config.grid))
-        return self.config.depth_range.denormalize(self.decoder(latent).clamp(0, 1))
+        """Code indices to metric depth.
+
+        Raises:
+            UserError: a continuous VAE has no codes.
+        """
+        return self._picture(self.codebook[indices])
+
+    @torch.no_grad()
+    def latents(self, depth: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch tokens code_dim"]:
+        """Metric depth of any size to a continuous VAE's latent vectors (their means), row by row of the grid.
+
+        Raises:
+            UserError: the tokenizer has codes instead.
+        """
+        self._check_continuous()
+        with torch.autocast(depth.device.type, enabled=False):
+            return self._encoded(depth)[..., : self.config.code_dim]
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Float[Tensor, "batch tokens code_dim"]) -> Float[Tensor, "batch 1 size size"]:
+        """A continuous VAE's latent vectors to metric depth.
+
+        Raises:
+            UserError: the tokenizer has codes instead.
+        """
+        self._check_continuous()
+        return self._picture(latents)
+
+    def reconstruct(self, depth: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 1 size size"]:
+        """Metric depth of any size, through codes or latents, and back."""
+        return self.decode(self.encode(depth)) if self.config.has_codes else self.decode_latents(self.latents(depth))
 
     def prepare(
         self, depth: Float[Tensor, "batch 1 height width"]
@@ -129,7 +196,7 @@ class DepthTokenizer(nn.Module):
         """Write ``config.json`` and ``model.safetensors``."""
         folder.mkdir(parents=True, exist_ok=True)
         save_weights(self, folder / "model.safetensors")
-        write_config(self.config, folder / "config.json", type="vq_vae")
+        write_config(self.config, folder / "config.json", type=TYPES[self.config.quantizer])
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -140,11 +207,25 @@ class DepthTokenizer(nn.Module):
         """
         path = Path(folder) / "config.json"
         values = read_json(path, "depth tokenizer")
-        if values.pop("type", None) != "vq_vae":
+        if values.pop("type", None) not in TYPES.values():
             raise UserError(f"{path} does not describe a depth tokenizer")
         tokenizer = cls(parse_config(DepthTokenizerConfig, values, path))
         load_weights(tokenizer, path.with_name("model.safetensors"))
         return tokenizer.eval()
+
+    def _encoded(self, depth: Tensor) -> Float[Tensor, "batch tokens channels"]:
+        return self.encoder(self.prepare(depth)[0]).flatten(2).mT
+
+    def _picture(self, vectors: Float[Tensor, "batch tokens code_dim"]) -> Float[Tensor, "batch 1 size size"]:
+        latent = vectors.mT.unflatten(2, (self.config.grid, self.config.grid))
+        return self.config.depth_range.denormalize(self.decoder(latent).clamp(0, 1))
+
+    def _check_continuous(self) -> None:
+        if self.config.has_codes:
+            raise UserError(
+                f"this depth tokenizer has codes (quantizer {self.config.quantizer!r}) and no latents: "
+                "use its codes, or train a tokenizer with quantizer 'none'"
+            )
 
 
 def load_tokenizer(folder: str | Path) -> DepthTokenizer:
@@ -152,32 +233,11 @@ def load_tokenizer(folder: str | Path) -> DepthTokenizer:
     return DepthTokenizer.load(Path(folder))
 
 
-class _Residual(nn.Sequential):
-    def __init__(self, width: int) -> None:
-        super().__init__(
-            nn.GroupNorm(min(8, width // 4), width),
-            nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.GroupNorm(min(8, width // 4), width),
-            nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + super().forward(x)
-
-
-def _encoder(widths: list[int], code_dim: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for level, (before, after) in enumerate(zip([1, *widths], widths, strict=False)):
-        layers.append(nn.Conv2d(before, after, 4, stride=2, padding=1))
-        layers.append(_Residual(after) if level >= len(widths) - 2 else nn.SiLU())
-    return nn.Sequential(*layers, nn.Conv2d(widths[-1], code_dim, 1))
-
-
-def _decoder(widths: list[int], code_dim: int) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Conv2d(code_dim, widths[0], 3, padding=1)]
-    for level, (before, after) in enumerate(zip(widths, [*widths[1:], 1], strict=True)):
-        layers.append(_Residual(before) if level < 2 else nn.SiLU())
-        layers += [nn.Conv2d(before, 4 * after, 3, padding=1), nn.PixelShuffle(2)]
-    return nn.Sequential(*layers)
+def _quantizer(config: DepthTokenizerConfig) -> VectorQuantizer | ScalarQuantizer | Gaussian:
+    match config.quantizer:
+        case "vq":
+            return VectorQuantizer(config.code_dim, config.codes)
+        case "fsq":
+            return ScalarQuantizer(config.code_dim, config.levels)
+        case "none":
+            return Gaussian()

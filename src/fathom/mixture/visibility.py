@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import accumulate
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
@@ -76,21 +75,25 @@ class Visibility:
         Raises:
             ValueError: a block has no row in the table, or a query block is not among the keys.
         """
-        row = {name: number for number, name in enumerate(self.blocks)}
-        if unknown := [span.name for span in keys if span.name not in row]:
+        if unknown := [span.name for span in keys if span.name not in self.blocks]:
             raise ValueError(f"the visibility table has no row for {unknown}; it knows {list(self.blocks)}")
         if absent := set(queries) - {span.name for span in keys}:
             raise ValueError(f"the query blocks {sorted(absent)} are not part of the key sequence")
-        degree = [[self.sees(q, k) + self.sees_causally(q, k) for k in self.blocks] for q in self.blocks]
-        stop = dict(zip((span.name for span in keys), accumulate(span.length for span in keys), strict=True))
+        begin = dict(zip((s.name for s in keys), accumulate((s.length for s in keys), initial=0), strict=False))
         length = {span.name: span.length for span in keys}
-        places = [torch.arange(stop[name] - length[name], stop[name], device=device) for name in queries]
-        return Mask(
-            degree=torch.tensor(degree, device=device),
-            key_block=torch.cat([torch.full((s.length,), row[s.name], device=device) for s in keys]),
-            query_place=torch.cat(places),
-            key_valid=_join_valid(keys, device),
-        )
+        rows = [torch.cat([self._tile(name, key.name, begin, length, device) for key in keys], 1) for name in queries]
+        seen = torch.cat(rows)[None, None]
+        valid = _join_valid(keys, device)
+        return Mask(seen if valid is None else seen & valid[:, None, None, :])
+
+    def _tile(
+        self, query: str, key: str, begin: Mapping[str, int], length: Mapping[str, int], device: torch.device | str
+    ) -> Bool[Tensor, "queries keys"]:
+        """Who reads whom between two blocks; filled in place, so that no table travels to the device."""
+        if not self.sees_causally(query, key):
+            return torch.full((length[query], length[key]), self.sees(query, key), device=device)
+        own = torch.arange(begin[query], begin[query] + length[query], device=device)
+        return torch.arange(begin[key], begin[key] + length[key], device=device) <= own[:, None]
 
     def __str__(self) -> str:
         width = max(len(name) for name in self.blocks)
@@ -104,43 +107,32 @@ class Visibility:
         return "\n".join(rows)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Mask:
-    """Which key each query may read, in the form of a block table, so that a backend can expand it as it likes.
+    """Which key each query may read.
 
     Attributes:
-        degree: between blocks, 0 for unread, 1 for read, 2 for read causally.
-        key_block: the block that each key belongs to, as a row of ``degree``.
-        query_place: each query's own place among the keys.
-        key_valid: False for padding; ``None`` when every key is valid.
+        dense: True where the query reads the key; never for a key that is padding.
     """
 
-    degree: Int[Tensor, "blocks blocks"]
-    key_block: Int[Tensor, " keys"]
-    query_place: Int[Tensor, " queries"]
-    key_valid: Bool[Tensor, "batch keys"] | None
+    dense: Bool[Tensor, "batch_or_1 1 queries keys"]
+    _block_mask: BlockMask | None = field(default=None, init=False, repr=False)
 
-    @cached_property
-    def dense(self) -> Bool[Tensor, "batch_or_1 1 queries keys"]:
-        """The mask as one boolean tensor, True where the query reads the key."""
-        degree = self.degree[self.key_block[self.query_place]][:, self.key_block]
-        no_later = torch.arange(len(self.key_block), device=degree.device) <= self.query_place[:, None]
-        seen = ((degree == 1) | ((degree == 2) & no_later))[None, None]
-        return seen if self.key_valid is None else seen & self.key_valid[:, None, None, :]
-
-    @cached_property
+    @property
     def block_mask(self) -> BlockMask:
         """The mask in the form that ``flex_attention`` takes: a function of the indices, and which tiles are empty."""
-        degree, key_block, query_place, key_valid = self.degree, self.key_block, self.query_place, self.key_valid
+        # No cached_property: its lock would break a compiled graph.
+        if self._block_mask is None:
+            dense = self.dense
+            batch, _, queries, keys = dense.shape
+            shared = batch == 1
 
-        def reads(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            place = query_place[query]
-            seen = degree[key_block[place], key_block[key]]
-            allowed = (seen == 1) | ((seen == 2) & (key <= place))
-            return allowed if key_valid is None else allowed & key_valid[batch, key]
+            def reads(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+                return dense[0 if shared else row, 0, query, key]
 
-        batch = None if key_valid is None else key_valid.shape[0]
-        return create_block_mask(reads, batch, None, len(query_place), len(key_block), device=str(degree.device))
+            rows = None if shared else batch
+            self._block_mask = create_block_mask(reads, rows, None, queries, keys, device=str(dense.device))
+        return self._block_mask
 
 
 def _join_valid(spans: Sequence[Span], device: torch.device | str) -> Bool[Tensor, "batch keys"] | None:

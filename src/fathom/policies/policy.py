@@ -1,15 +1,19 @@
 """What a policy is, and the folder it lives in."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from huggingface_hub import ModelCard, ModelHubMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from fathom.data.batch import Batch, Observation
+from fathom.errors import UserError
+from fathom.policies.card import Provenance, model_card
 
 
 @dataclass(frozen=True)
@@ -18,24 +22,33 @@ class Losses:
 
     Attributes:
         action: flow-matching error of the actions.
-        depth: cross-entropy of the depth codes; ``None`` without a depth expert.
-        depth_accuracy: share of depth tokens whose most likely code is the right one.
+        depth: error of the predicted depth (cross-entropy where it is codes); ``None`` without a depth expert.
+        depth_accuracy: share of depth tokens whose most likely code is the right one; ``None`` where there are none.
+        future_depth: the depth loss of the frame ahead, where that is predicted too.
     """
 
     action: Float[Tensor, ""]
     depth: Float[Tensor, ""] | None = None
     depth_accuracy: Float[Tensor, ""] | None = None
+    future_depth: Float[Tensor, ""] | None = None
 
     def total(self, depth_weight: float) -> Float[Tensor, ""]:
-        """``L_action + lambda * L_depth``."""
-        return self.action if self.depth is None else self.action + depth_weight * self.depth
+        """``L_action + lambda * (L_depth + L_future_depth)``."""
+        depth = [loss for loss in (self.depth, self.future_depth) if loss is not None]
+        return self.action + depth_weight * torch.stack(depth).sum() if depth else self.action
 
 
-class Policy(nn.Module, ABC):
-    """From an observation to an action chunk."""
+class Policy(nn.Module, ModelHubMixin, ABC):
+    """From an observation to an action chunk.
+
+    Of Hugging Face's mixin it has ``save_pretrained``, ``push_to_hub`` and ``from_pretrained``.
+    """
 
     kind: ClassVar[str]
     """The name of the architecture in a saved policy's ``config.json``."""
+
+    provenance: Provenance = Provenance()
+    """What it was made from, and how."""
 
     @property
     @abstractmethod
@@ -58,5 +71,29 @@ class Policy(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, folder: Path, values: dict[str, Any]) -> Self:
-        """Read what :meth:`save` wrote; ``values`` are those of ``config.json``."""
+    def load(cls, folder: Path, values: dict[str, Any], dtype: torch.dtype = torch.float32) -> Self:
+        """Read what :meth:`save` wrote; ``values`` are those of ``config.json``, ``dtype`` that of the weights."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **download: Any) -> Self:  # type: ignore[override]
+        """The policy in a folder or of a hub id, see :func:`fathom.load_policy`.
+
+        Args:
+            download: what ``huggingface_hub.snapshot_download`` is told beside that: ``revision``, ``token`` …
+
+        Raises:
+            UserError: there is none, or it is of another kind.
+        """
+        from fathom.policies import load_policy
+
+        policy = load_policy(pretrained_model_name_or_path, **download)
+        if not isinstance(policy, cls):
+            raise UserError(f"{pretrained_model_name_or_path} is a {policy.kind!r}, and a {cls.__name__} was asked for")
+        return policy
+
+    def generate_model_card(self, *_: Any, results: Sequence[str | Path] = (), **__: Any) -> ModelCard:
+        """The model card: recipe, data, metrics and licence (``model_card_kwargs={"results": [...]}`` adds results)."""
+        return model_card(self.kind, self.provenance, results)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        self.save(save_directory)

@@ -5,13 +5,21 @@ from difflib import get_close_matches
 from typing import TypeVar
 
 from fathom.errors import UserError
+from fathom.recipes.qdepth import qdepth_bridge, qdepth_fractal, qdepth_libero, qdepth_libero90, qdepth_piper
 from fathom.recipes.quickstart import quickstart, quickstart_policy
 from fathom.training.policy import PolicyRecipe
 from fathom.training.tokenizer import TokenizerRecipe
 
 Recipe = TypeVar("Recipe")
 
-POLICY_RECIPES: dict[str, Callable[[], PolicyRecipe]] = {"quickstart": quickstart_policy}
+POLICY_RECIPES: dict[str, Callable[[], PolicyRecipe]] = {
+    "quickstart": quickstart_policy,
+    "qdepth_bridge": qdepth_bridge,
+    "qdepth_fractal": qdepth_fractal,
+    "qdepth_libero90": qdepth_libero90,
+    "qdepth_libero": qdepth_libero,
+    "qdepth_piper": qdepth_piper,
+}
 TOKENIZER_RECIPES: dict[str, Callable[[], TokenizerRecipe]] = {
     "paper": TokenizerRecipe,
     "quickstart": lambda: quickstart().tokenizer,

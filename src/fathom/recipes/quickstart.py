@@ -77,7 +77,7 @@ def quickstart_policy() -> PolicyRecipe:
             heads=4,
             head_dim=32,
             text_tokens=12,
-            depth=DepthConfig(grid=16),
+            depth=DepthConfig(grid=16, image_size=128),
             conventions="openpi",
             flow_draws=4,
         ),
@@ -100,7 +100,7 @@ def quickstart_toy() -> QuickstartRecipe:
         ),
         policy=replace(
             full.policy,
-            policy=replace(full.policy.policy, depth=DepthConfig(grid=16, codes=codes)),
+            policy=replace(full.policy.policy, depth=DepthConfig(grid=16, image_size=128, codes=codes)),
             training=_training(steps=40, batch_size=8, lr=1e-3, ema_decay=0.995),
         ),
         protocol=replace(full.protocol, tasks=tasks, episodes=2),

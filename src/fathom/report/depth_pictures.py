@@ -136,7 +136,7 @@ def _maps(policy: QDepthVLA, dataset: LeRobotDataset, frames: Sequence[int]) -> 
     assert batch.depth is not None
     target, measured = tokenizer.prepare(batch.depth)
     true = tokenizer.config.depth_range.denormalize(target).where(measured > 0, torch.nan)
-    rebuilt = tokenizer.decode(tokenizer.encode(batch.depth))
+    rebuilt = tokenizer.reconstruct(batch.depth)
     return true.cpu(), rebuilt.cpu(), policy.predict_depth(batch).cpu()
 
 

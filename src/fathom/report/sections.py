@@ -33,6 +33,12 @@ HELD_OUT = "validation"
 
 _STREAM_COLOURS = {"image": "blue", "text": "blue", "depth": "green", "proprio": "orange", "action": "orange"}
 
+_DEPTH_LOSS = {
+    "codes": "Depth cross-entropy (nats/token)",
+    "latents": "Depth latents (mean squared error)",
+    "pixels": "Depth pixels (mean absolute error)",
+}
+
 
 def verdict_of(run: Run) -> str:
     """The run in one sentence, and how the policy compares with every other."""
@@ -143,7 +149,7 @@ def training(run: Run) -> str:
     """Losses over the training steps, the policies' on top of each other."""
     panels = [
         _policies(run, "Action loss (mean squared error)", "action_loss"),
-        _policies(run, "Depth cross-entropy (nats/token)", "depth_loss", guess=True),
+        _policies(run, _DEPTH_LOSS[_target(run)], "depth_loss", guess=_target(run) == "codes"),
         _policies(run, "Right depth tokens (%)", "depth_accuracy", scale=100),
         _policies(run, "Weight λ of the depth loss", "depth_weight", only=OURS),
         _tokenizer(run),
@@ -192,14 +198,21 @@ def tokenizer(run: Run) -> str:
             f"{error.edge_abs_rel:.3f}",
             "The same error where depth jumps: blur shows here.",
         ],
-        ["codes used", f"{100 * use.usage:.0f} %", f"Share of the {codes} codes that occur at all."],
-        [
-            "perplexity",
-            f"{use.perplexity:.0f}",
-            f"How many equally frequent codes would vary as much; at most {codes}.",
-        ],
-        ["top code", f"{100 * use.top_share:.1f} %", "Share of the most frequent code; near 100 % nothing is said."],
     ]
+    if use:
+        rows += [
+            ["codes used", f"{100 * use.usage:.0f} %", f"Share of the {codes} codes that occur at all."],
+            [
+                "perplexity",
+                f"{use.perplexity:.0f}",
+                f"How many equally frequent codes would vary as much; at most {codes}.",
+            ],
+            [
+                "top code",
+                f"{100 * use.top_share:.1f} %",
+                "Share of the most frequent code; near 100 % nothing is said.",
+            ],
+        ]
     told = f"The depth tokenizer's own limit: {run.score.frames} held-out frames, encoded and decoded again."
     return section("Depth tokenizer", paragraph(told), table(["", "", "what it means"], rows, "facts"))
 
@@ -239,10 +252,17 @@ def _policies(run: Run, title: str, name: str, *, scale: float = 1, guess: bool 
     return panel(title, curves(lines, guide=guide)) if lines else ""
 
 
+def _target(run: Run) -> str:
+    """What the policy's depth expert is asked for."""
+    depth = run.settings["policy"]["policy"]["depth"] if "policy" in run.settings["policy"] else None
+    return depth["target"] if depth else "codes"
+
+
 def _tokenizer(run: Run) -> str:
     metrics = run.metrics.get("tokenizer", {})
     # Equation 2's codebook and commitment terms differ in their gradients alone: their values are the same.
     names = {"reconstruction": ("reconstruction", "blue"), "commitment": ("codebook and commitment", "orange")}
+    names |= {"kl": ("Kullback-Leibler", "orange")}
     lines = [Line(*look, *metrics[name]) for name, look in names.items() if name in metrics]
     return panel("Tokenizer losses (logarithmic)", curves(lines, log=True)) if lines else ""
 

@@ -1,11 +1,7 @@
 """Endless batches of a dataset, from memory or decoded in workers."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import count
-
-from jaxtyping import Int
-from torch import Tensor
 
 from fathom.data.batch import Batch
 from fathom.data.dataset import LeRobotDataset
@@ -34,16 +30,11 @@ def load_into_memory(dataset: LeRobotDataset, image_size: int | None = None) -> 
         return MemoryDataset.load(dataset, image_size=image_size, progress=lambda done: bar.advance(task, done))
 
 
-def from_memory(
-    memory: MemoryDataset, config: TrainingConfig, depth_codes: Int[Tensor, "frames tokens"] | None = None
-) -> Batches:
-    """Pictures are decoded already; with ``depth_codes`` the depth itself is left out of the batches."""
+def from_memory(memory: MemoryDataset, config: TrainingConfig) -> Batches:
+    """Pictures are decoded already."""
     order = ShuffledBatches(len(memory), config.batch_size, seed=config.seed)
 
     def batches(step: int) -> Iterator[Batch]:
-        for position in count(step):
-            frames = order.indices(position)
-            batch = memory.batch(frames)
-            yield batch if depth_codes is None else replace(batch, depth=None, depth_codes=depth_codes[frames])
+        return (memory.batch(order.indices(position)) for position in count(step))
 
     return batches

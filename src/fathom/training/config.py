@@ -1,7 +1,7 @@
 """What a training run is told."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 
@@ -14,7 +14,9 @@ class OptimizerConfig:
         warmup_steps: steps until it is reached.
         cycle_steps: length of the cosine, down to ``final_share`` of the peak; the paper's 1e7 is nearly constant.
         final_share: what is left of the peak at the end of the cycle and after it.
-        weight_decay, beta_1, beta_2: AdamW's own.
+        weight_decay: AdamW's.
+        beta_1: AdamW's decay of the gradient's mean.
+        beta_2: AdamW's decay of its square.
         clip_norm: the gradient's norm is clipped to this.
     """
 
@@ -41,7 +43,9 @@ class TrainingConfig:
 
     Attributes:
         steps: optimiser steps.
+        epochs: passes over the dataset, in place of ``steps``.
         batch_size: samples per step.
+        micro_batch: samples that are computed at once; the gradients of a step's micro-batches are added up.
         seed: decides initial weights, order of the data, noise and times.
         precision: ``bf16`` computes in bf16 with fp32 weights; ``fp32`` throughout.
         ema_decay: of the averaged weights, which are what is saved; 0 saves the last weights.
@@ -52,7 +56,9 @@ class TrainingConfig:
     """
 
     steps: int = 1000
+    epochs: float | None = None
     batch_size: int = 32
+    micro_batch: int | None = None
     seed: int = 0
     precision: Literal["bf16", "fp32"] = "bf16"
     ema_decay: float = 0.0
@@ -68,3 +74,11 @@ class TrainingConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; at least 1 is needed")
         if self.workers < 0 or not 0 <= self.ema_decay < 1:
             raise ValueError(f"workers is {self.workers}, ema_decay {self.ema_decay}: at least 0, the decay below 1")
+        if self.micro_batch is not None and (self.micro_batch < 1 or self.batch_size % self.micro_batch):
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of micro_batch {self.micro_batch}")
+        if self.epochs is not None and self.epochs <= 0:
+            raise ValueError(f"epochs is {self.epochs}: it must be more than 0")
+
+    def for_frames(self, frames: int) -> "TrainingConfig":
+        """The same with ``epochs`` over this many frames written out as steps."""
+        return self if self.epochs is None else replace(self, steps=math.ceil(self.epochs * frames / self.batch_size))

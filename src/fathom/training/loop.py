@@ -61,12 +61,17 @@ def train(
             waited = time.perf_counter() - begin
             seed = _step_seed(config.seed, run.step)
             torch.manual_seed(seed)  # for libraries that draw from the global generator, as k-means does
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                loss, metrics = loss_of(batch, run.step, torch.Generator().manual_seed(seed))
-            if not torch.isfinite(loss):
-                raise UserError(f"the loss is {loss.item()} at step {run.step}: lower the learning rate")
-            norm = run.update(loss)
-            log.add({"loss": loss.detach(), "grad_norm": norm, **metrics}, len(batch), begin, waited)
+            generator = torch.Generator().manual_seed(seed)
+            pieces = batch.split(config.micro_batch or len(batch))
+            for piece in pieces:
+                with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                    loss, metrics = loss_of(piece, run.step, generator)
+                if not torch.isfinite(loss):
+                    raise UserError(f"the loss is {loss.item()} at step {run.step}: lower the learning rate")
+                (loss / len(pieces)).backward()
+                log.add({"loss": loss.detach(), **metrics}, len(piece))
+            norm = run.update()
+            log.step_done(norm, begin, waited)
             if run.step % config.log_every == 0 or run.step == config.steps:
                 line = log.write(run.step, lr=config.optimizer.lr_at(run.step - 1))
                 bar.update(task, note=f"loss {line['loss']:.4f} · {line['samples_per_s']:.0f} samples/s")
@@ -74,6 +79,13 @@ def train(
                 save_state(folder, run.state())
             bar.update(task, completed=run.step)
     run.average()
+
+
+def last_metrics(folder: Path) -> dict[str, float]:
+    """The last line of a run's ``metrics.jsonl``; empty before there is one."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return json.loads(lines[-1]) if lines else {}
 
 
 class _Run:
@@ -88,15 +100,14 @@ class _Run:
         )
         self.ema = [p.detach().clone() for p in self.parameters] if config.ema_decay else []
 
-    def update(self, loss: Tensor) -> Tensor:
-        """One optimiser step; returns the gradient's norm before clipping."""
+    def update(self) -> Tensor:
+        """One optimiser step on the gradients that have come together; returns their norm before clipping."""
         chosen = self.config.optimizer
         for group in self.optimizer.param_groups:
             group["lr"] = chosen.lr_at(self.step)
-        self.optimizer.zero_grad()
-        loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, chosen.clip_norm)
         self.optimizer.step()
+        self.optimizer.zero_grad()
         self.step += 1
         if self.ema:
             # Early on the average follows quickly, so that it does not remember the initial weights.
@@ -139,18 +150,23 @@ class _Metrics:
 
     def _reset(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.steps, self.samples, self.waited, self.seconds = 0, 0, 0.0, 0.0
+        self.counts: dict[str, int] = {}
+        self.samples, self.waited, self.seconds = 0, 0.0, 0.0
 
-    def add(self, metrics: Mapping[str, Tensor], samples: int, begin: float, waited: float) -> None:
+    def add(self, metrics: Mapping[str, Tensor], samples: int) -> None:
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, torch.zeros(())) + value.detach().float().cpu()
-        self.steps, self.samples = self.steps + 1, self.samples + samples
+            self.counts[name] = self.counts.get(name, 0) + 1
+        self.samples += samples
+
+    def step_done(self, norm: Tensor, begin: float, waited: float) -> None:
+        self.add({"grad_norm": norm}, samples=0)
         self.waited, self.seconds = self.waited + waited, self.seconds + time.perf_counter() - begin
 
     def write(self, step: int, **extra: float) -> dict[str, float]:
         line = {
             "step": step,
-            **{name: (total / self.steps).item() for name, total in self.sums.items()},
+            **{name: (total / self.counts[name]).item() for name, total in self.sums.items()},
             **extra,
             "samples_per_s": self.samples / self.seconds,
             "data_wait_share": self.waited / self.seconds,

@@ -1,29 +1,36 @@
 """Co-training a policy with depth, or without."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from fathom.config import parse_config, read_json
 from fathom.data.batch import Batch
 from fathom.data.dataset import LeRobotDataset, known_split, open_dataset
 from fathom.data.features import ACTION, STATE
-from fathom.data.normalization import Normalization
+from fathom.data.normalization import Normalization, NormalizationKind
 from fathom.depth.tokenizer import DepthTokenizer
 from fathom.errors import UserError
 from fathom.policies import load_policy
-from fathom.policies.policy import Policy
+from fathom.policies.card import Provenance
+from fathom.policies.policy import Losses, Policy
 from fathom.policies.qdepth_vla import QDepthVLA, QDepthVLAConfig
 from fathom.policies.text import TextTokenizer
 from fathom.training.batches import Batches, from_memory, from_workers, load_into_memory
 from fathom.training.checkpoint import remove_state
 from fathom.training.config import TrainingConfig
 from fathom.training.device import pick_device
-from fathom.training.loop import train
-from fathom.training.settings import check, claim, dataset_fingerprint
+from fathom.training.loop import last_metrics, train
+from fathom.training.settings import check, claim, dataset_fingerprint, weights_fingerprint
 from fathom.training.tokenizer import encode_all
+from fathom.training.tuning import LoRA, Part, add_lora, freeze, merge_lora
 from fathom.weights import fingerprint
+
+# The default decay of the depth weight leaves this much of it at the last step [D].
+LAST_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -31,84 +38,158 @@ class PolicyRecipe:
     """A policy and how it is trained.
 
     Attributes:
-        policy: sizes and choices; state, action and vocabulary sizes are taken from the dataset.
+        policy: sizes and choices; state, action and vocabulary sizes are taken from the dataset, or all sizes from the
+            checkpoint that the training starts from.
         training: the run.
-        depth_weight: lambda at the start (paper: 0.01).
-        depth_weight_end: the share of it that is left at the last step; in between it decays geometrically [D].
+        depth_weight: lambda_0, the weight of the depth loss at the first step (paper, section 3.4.3: 0.01); 0 keeps the
+            depth expert and gives it no loss (its Table 6).
+        depth_weight_decay: gamma, by which the weight is multiplied after every step (paper, section 3.4.3, without a
+            value); ``auto`` leaves a tenth of it at the last step (our choice).
+        normalization: ``quantile``: p01 to p99 become [-1, 1], clipped (open-pi-zero); ``mean_std`` (pi-zero).
+        freeze: parts that keep their weights: ``vlm``, ``vision``, ``embeddings`` (the paper trains all three,
+            open-pi-zero freezes the embeddings).
+        lora: train low-rank adapters on the language model in place of its weights.
     """
 
     policy: QDepthVLAConfig = field(default_factory=QDepthVLAConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     depth_weight: float = 0.01
-    depth_weight_end: float = 0.1
+    depth_weight_decay: float | Literal["auto"] = "auto"
+    normalization: NormalizationKind = "quantile"
+    freeze: tuple[Part, ...] = ()
+    lora: LoRA | None = None
 
     def depth_weight_at(self, step: int) -> float:
-        """``lambda_t = lambda_0 * gamma ** t``, with gamma such that the last step has ``depth_weight_end`` of it."""
-        return self.depth_weight * self.depth_weight_end ** (step / max(1, self.training.steps - 1))
+        """``lambda_t = lambda_0 * gamma ** t``."""
+        if self.depth_weight_decay == "auto":
+            return self.depth_weight * LAST_SHARE ** (step / max(1, self.training.steps - 1))
+        return self.depth_weight * self.depth_weight_decay**step
 
 
 def train_policy(
-    dataset_path: Path, recipe: PolicyRecipe, folder: Path, tokenizer: DepthTokenizer | None = None
+    dataset_path: Path,
+    recipe: PolicyRecipe,
+    folder: Path,
+    tokenizer: DepthTokenizer | None = None,
+    init: Path | None = None,
 ) -> Policy:
     """Train a policy and save it in ``folder``, or go on with the one begun there.
+
+    Args:
+        tokenizer: of the depth that the policy learns to predict.
+        init: a policy or an imported checkpoint whose weights the training starts from, and whose sizes the policy has.
 
     Raises:
         UserError: the dataset lacks a camera or depth that the policy needs, or the folder holds another run.
     """
+    depth = recipe.policy.depth
     dataset = open_dataset(
         dataset_path,
         cameras=recipe.policy.cameras,
         horizon=recipe.policy.horizon,
-        depth=recipe.policy.depth is not None,
+        depth=depth is not None,
+        future=depth.future if depth else 0,
         split=known_split(dataset_path, "train"),
     )
-    if recipe.policy.depth and tokenizer is None:
+    if depth and tokenizer is None:
         raise UserError("co-training with depth needs a depth tokenizer: train one first, or train without depth")
+    recipe = replace(recipe, training=recipe.training.for_frames(len(dataset)))
     made_from = {"dataset": dataset_fingerprint(dataset.root)}
-    if recipe.policy.depth and tokenizer is not None:
+    if depth and tokenizer is not None:
         made_from["depth_tokenizer"] = fingerprint(tokenizer)
+    if init is not None:
+        made_from["init"] = weights_fingerprint(init / "model.safetensors")
     check(folder, recipe, **made_from)
     if (folder / "config.json").is_file():
         return load_policy(folder).to(pick_device())
-    policy = _build(dataset, recipe, tokenizer).to(pick_device())
+    policy = _build(dataset, recipe, tokenizer if depth else None, init).to(pick_device())
+    freeze(policy, recipe.freeze)
+    adapters = add_lora(policy, recipe.lora) if recipe.lora else None
     batches = _batches(dataset, recipe, policy)
     claim(folder, recipe, **made_from)
 
     def loss_of(batch: Batch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         losses = policy.loss(batch, generator)
         weight = recipe.depth_weight_at(step)
-        metrics = {"action_loss": losses.action}
-        if losses.depth is not None and losses.depth_accuracy is not None:
-            metrics |= {
-                "depth_loss": losses.depth,
-                "depth_accuracy": losses.depth_accuracy,
-                "depth_weight": torch.tensor(weight),
-            }
-        return losses.total(weight), metrics
+        return losses.total(weight), _metrics(losses, weight)
 
     train(policy, loss_of, batches, recipe.training, folder, label="policy")
+    if adapters is not None:
+        merge_lora(adapters)
+    policy.provenance = _provenance(dataset, recipe, folder, init)
     policy.eval().save(folder)
     remove_state(folder)
     return policy
 
 
-def _build(dataset: LeRobotDataset, recipe: PolicyRecipe, tokenizer: DepthTokenizer | None) -> QDepthVLA:
+def _provenance(dataset: LeRobotDataset, recipe: PolicyRecipe, folder: Path, init: Path | None) -> Provenance:
+    """For the saved policy: what it was trained on, how, and what came out."""
+    return Provenance(
+        recipe=asdict(recipe),
+        data={
+            "dataset": dataset.root.name,
+            "episodes": len(dataset.episodes),
+            "frames": len(dataset),
+            "tasks": list(dataset.tasks),
+        },
+        metrics=last_metrics(folder),
+        base=init.name if init else None,
+        licence=Provenance.load(init).licence if init else None,
+    )
+
+
+def _metrics(losses: Losses, depth_weight: float) -> dict[str, Tensor]:
+    """By the names that ``metrics.jsonl`` has for them."""
+    metrics = {
+        "action_loss": losses.action,
+        "depth_loss": losses.depth,
+        "depth_accuracy": losses.depth_accuracy,
+        "future_depth_loss": losses.future_depth,
+        "depth_weight": None if losses.depth is None else torch.tensor(depth_weight),
+    }
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+def _build(
+    dataset: LeRobotDataset, recipe: PolicyRecipe, tokenizer: DepthTokenizer | None, init: Path | None
+) -> QDepthVLA:
     if missing := [name for name in (STATE, ACTION) if name not in dataset.info.features]:
         raise UserError(f"{dataset.root}: the dataset has no feature {missing[0]!r}, which a policy learns from")
     torch.manual_seed(recipe.training.seed)
-    text = TextTokenizer.from_instructions(dataset.tasks)
-    config = replace(
-        recipe.policy,
-        state_dim=dataset.info.features[STATE].shape[0],
-        action_dim=dataset.info.features[ACTION].shape[0],
-        vocab_size=text.vocab_size,
-    )
-    return QDepthVLA(config, Normalization.from_stats(dataset.stats), text, tokenizer if config.depth else None)
+    normalization = Normalization.from_stats(dataset.stats, recipe.normalization)
+    state, action = (dataset.info.features[name].shape[0] for name in (STATE, ACTION))
+    if init is None:
+        text = TextTokenizer.from_instructions(dataset.tasks)
+        config = replace(recipe.policy, state_dim=state, action_dim=action, vocab_size=text.vocab_size)
+        return QDepthVLA(config, normalization, text, tokenizer)
+
+    start = _config_of(init)
+    if state > start.state_dim or action > start.action_dim:
+        raise UserError(
+            f"{dataset.root} has {state} numbers of state and {action} of action; {init} was built for at most "
+            f"{start.state_dim} and {start.action_dim}"
+        )
+    try:
+        config = start.choosing_as(recipe.policy)
+    except ValueError as error:
+        raise UserError(f"{init}: {error}") from None
+    policy = QDepthVLA(config, normalization, TextTokenizer.load(init), tokenizer)
+    policy.start_from(init, start)
+    return policy
+
+
+def _config_of(init: Path) -> QDepthVLAConfig:
+    values = read_json(init / "config.json", "policy or imported checkpoint")
+    if (kind := values.pop("type", None)) != QDepthVLA.kind:
+        raise UserError(f"{init}/config.json says type {kind!r}: a training starts from a {QDepthVLA.kind!r}")
+    return parse_config(QDepthVLAConfig, values, init / "config.json")
 
 
 def _batches(dataset: LeRobotDataset, recipe: PolicyRecipe, policy: QDepthVLA) -> Batches:
     if not recipe.training.in_memory:
         return from_workers(dataset, recipe.training)
-    memory = load_into_memory(dataset, recipe.policy.vision.image_size)
-    codes = encode_all(policy.depth_tokenizer, memory) if policy.depth_tokenizer else None
-    return from_memory(memory, recipe.training, codes)
+    memory = load_into_memory(dataset, policy.config.vision.image_size)
+    depth, tokenizer = policy.config.depth, policy.depth_tokenizer
+    if depth and tokenizer and depth.target == "codes":
+        memory = memory.with_codes(encode_all(tokenizer, memory))
+    return from_memory(memory, recipe.training)

@@ -50,6 +50,19 @@ def dataset_fingerprint(root: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def weights_fingerprint(path: Path) -> str:
+    """Changes with a file's size, its header and its first weights: reading all of a large one takes too long.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.sha256(str(path.stat().st_size).encode() + file.read(1 << 22)).hexdigest()[:16]
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path} is missing: a training starts from a policy or an imported checkpoint") from None
+
+
 def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> str | None:
     for name in [*ours, *(name for name in theirs if name not in ours)]:
         here, there = ours.get(name), theirs.get(name)

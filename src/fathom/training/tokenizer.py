@@ -39,10 +39,17 @@ class TokenizerRecipe:
 
 @dataclass(frozen=True)
 class TokenizerScore:
-    """How well a tokenizer reconstructs the depth of a dataset, and how it uses its codes."""
+    """How well a tokenizer reconstructs the depth of a dataset, and how it uses its codes.
+
+    Attributes:
+        error: of the reconstruction.
+        codebook: ``None`` for a continuous VAE, which has no codes.
+        frames: how many were reconstructed.
+        split: of the dataset they are; ``all`` for the whole.
+    """
 
     error: DepthError
-    codebook: CodebookUse
+    codebook: CodebookUse | None
     frames: int
     split: str
 
@@ -64,7 +71,7 @@ def train_tokenizer(dataset_path: Path, recipe: TokenizerRecipe, folder: Path) -
 
     def loss_of(batch: Batch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         losses = tokenizer.loss(_depth(batch).to(next(tokenizer.parameters()).device))
-        return losses.total, vars(losses)
+        return losses.total, losses.terms()
 
     if recipe.training.in_memory:
         source = from_memory(load_into_memory(dataset), recipe.training)
@@ -74,7 +81,7 @@ def train_tokenizer(dataset_path: Path, recipe: TokenizerRecipe, folder: Path) -
     train(tokenizer, loss_of, source, recipe.training, folder, label="depth tokenizer")
     tokenizer.eval().to("cpu")
     score = score_tokenizer(tokenizer, dataset_path, known_split(dataset_path, "validation"), frames=512)
-    if score.codebook.usage < LEAST_USAGE:
+    if score.codebook and score.codebook.usage < LEAST_USAGE:
         raise UserError(
             f"the codebook has collapsed: only {score.codebook.usage:.0%} of {recipe.tokenizer.codes} codes are used; "
             "train longer, or with a lower learning rate"
@@ -94,10 +101,14 @@ def read_score(folder: Path) -> TokenizerScore:
 def score_line(score: TokenizerScore) -> str:
     """The score in one line."""
     error, use = score.error, score.codebook
+    codebook = (
+        f"codebook: {use.usage:.0%} used, perplexity {use.perplexity:.0f}, top code {use.top_share:.1%}"
+        if use
+        else "continuous latents, no codebook"
+    )
     return (
         f"reconstruction of {score.frames} frames ({score.split}): AbsRel {error.abs_rel:.3f}, δ1 {error.delta_1:.3f}, "
-        f"AbsRel at edges {error.edge_abs_rel:.3f}; codebook: {use.usage:.0%} used, perplexity {use.perplexity:.0f}, "
-        f"top code {use.top_share:.1%}"
+        f"AbsRel at edges {error.edge_abs_rel:.3f}; {codebook}"
     )
 
 
@@ -118,13 +129,13 @@ def score_tokenizer(tokenizer: DepthTokenizer, dataset_path: Path, split: str | 
     true, rebuilt, codes = [], [], []
     for depth in _spread(dataset, frames):
         target, measured = tokenizer.prepare(depth)
-        indices = tokenizer.encode(depth)
         true.append(bounds.denormalize(target).where(measured > 0, torch.nan))
-        rebuilt.append(tokenizer.decode(indices))
-        codes.append(indices)
+        rebuilt.append(tokenizer.reconstruct(depth))
+        if tokenizer.config.has_codes:
+            codes.append(tokenizer.encode(depth))
     truth = torch.cat(true)
     error = depth_error(torch.cat(rebuilt), truth.nan_to_num(nan=bounds.far), truth.isfinite())
-    use = codebook_use(torch.cat(codes), tokenizer.config.codes)
+    use = codebook_use(torch.cat(codes), tokenizer.config.codes) if codes else None
     return TokenizerScore(error, use, len(truth), split or "all")
 
 
@@ -135,7 +146,11 @@ def open_depth(path: Path, split: str | None) -> LeRobotDataset:
 
 @torch.no_grad()
 def encode_all(tokenizer: DepthTokenizer, memory: MemoryDataset, batch_size: int = 256) -> Int[Tensor, "frames tokens"]:
-    """The codes of every frame in memory."""
+    """The codes of every frame in memory.
+
+    Raises:
+        UserError: the tokenizer is a continuous VAE, which has no codes, or the dataset was opened without depth.
+    """
     device = next(tokenizer.parameters()).device
     parts = []
     for begin in range(0, len(memory), batch_size):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fathom.policies.conventions import Conventions
 from fathom.policies.qdepth_vla.config import DepthConfig
+from fathom.policies.qdepth_vla.depth_targets import TARGETS
 
 
 class ActionEncoder(nn.Module):
@@ -31,10 +32,10 @@ class ActionEncoder(nn.Module):
 
 
 class DepthHead(nn.Module):
-    """The depth expert without its transformer: an MLP from the visual tokens, a shallow CNN to latent vectors.
+    """The depth expert without its transformer: an MLP from the visual tokens, a shallow CNN to what is predicted.
 
     Source: QDepth-VLA section 3.3. The CNN's shape is unstated: a 3x3 convolution, then a 1x1 that also
-    upsamples [D].
+    upsamples [D]. For the depth ahead a second CNN reads the same tokens [D].
 
     Args:
         vision_width: width of the visual tokens, before language fusion.
@@ -44,34 +45,32 @@ class DepthHead(nn.Module):
 
     def __init__(self, config: DepthConfig, vision_width: int, width: int, image_grid: int) -> None:
         super().__init__()
-        self.config = config
+        self.target = TARGETS[config.target](config)
         self.image_grid = image_grid
         self.project_in = nn.Sequential(nn.Linear(vision_width, width), nn.GELU(), nn.Linear(width, width))
         upsample = config.grid // image_grid
-        self.decoder = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.GELU(),
-            nn.Conv2d(width, config.code_dim * upsample**2, 1),
-            nn.PixelShuffle(upsample),
-        )
-        self.codebook = nn.Buffer(torch.zeros(config.codes, config.code_dim))
-        self.temperature = nn.Buffer(torch.ones(()))
+        self.decoder = _decoder(width, self.target.values, upsample)
+        self.future_decoder = _decoder(width, self.target.values, upsample) if config.future else None
 
-    def use_codebook(self, codebook: Float[Tensor, "codes code_dim"]) -> None:
-        """Take over a frozen codebook, and the temperature that goes with it."""
-        self.codebook.copy_(codebook.detach())
-        if self.config.temperature == "auto":
-            squared = torch.cdist(codebook, codebook).square()
-            self.temperature.copy_(squared.sum() / (len(codebook) * (len(codebook) - 1)))
-        else:
-            self.temperature.fill_(self.config.temperature)
+    def forward(
+        self, hidden: Float[Tensor, "batch tokens width"], *, ahead: bool = False
+    ) -> Float[Tensor, "batch depth_tokens values"]:
+        """The expert's output to one vector for each depth token, of the present or of ``config.future`` frames ahead.
 
-    def forward(self, hidden: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch depth_tokens codes"]:
-        """The expert's output to logits over the codes: ``-|x - c|^2 / tau`` for each depth token, in fp32."""
+        Raises:
+            ValueError: the depth ahead was asked for and is not predicted.
+        """
+        decoder = self.future_decoder if ahead else self.decoder
+        if decoder is None:
+            raise ValueError("this policy predicts no depth ahead: it was built with depth.future = 0")
         grid = hidden.mT.unflatten(2, (self.image_grid, self.image_grid))
-        latent = self.decoder(grid).flatten(2).mT.float()
-        with torch.autocast(latent.device.type, enabled=False):
-            squared = (
-                latent.square().sum(-1, keepdim=True) - 2 * latent @ self.codebook.mT + self.codebook.square().sum(-1)
-            )
-            return -squared / self.temperature
+        return decoder(grid).flatten(2).mT
+
+
+def _decoder(width: int, values: int, upsample: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.GELU(),
+        nn.Conv2d(width, values * upsample**2, 1),
+        nn.PixelShuffle(upsample),
+    )

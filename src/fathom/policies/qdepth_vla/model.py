@@ -3,6 +3,7 @@
 Source: arXiv 2510.14836; the base without depth is open pi-zero.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,12 +20,34 @@ from fathom.data.resize import resize
 from fathom.depth.tokenizer import DepthTokenizer
 from fathom.errors import UserError
 from fathom.mixture import Block, Cache, GemmaStream, Mixture, Stream
+from fathom.policies.card import Provenance
 from fathom.policies.conventions import count
 from fathom.policies.policy import Losses, Policy
 from fathom.policies.qdepth_vla.config import QDepthVLAConfig
+from fathom.policies.qdepth_vla.depth_targets import Codes
 from fathom.policies.qdepth_vla.experts import ActionEncoder, DepthHead
+from fathom.policies.qdepth_vla.inputs import Inputs
 from fathom.policies.text import TextTokenizer
-from fathom.weights import load_weights, save_weights
+from fathom.weights import load_weights, parameters_unset, save_weights
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """All that does not read the actions, run once per observation.
+
+    Attributes:
+        valid: which image and text tokens are no padding.
+        cache: what the action tokens read.
+        depth: the depth expert's output, where it was asked for.
+    """
+
+    valid: Bool[Tensor, "batch prefix"]
+    cache: Cache
+    depth: Float[Tensor, "batch tokens width"] | None = None
+
+    def repeat(self, times: int) -> "Prefix":
+        """The same for a batch in which every row stands ``times`` times in a row; without the depth."""
+        return Prefix(self.valid.repeat_interleave(times, 0), self.cache.repeat(times))
 
 
 class QDepthVLA(Policy):
@@ -32,9 +55,10 @@ class QDepthVLA(Policy):
 
     Args:
         config: sizes and choices.
-        normalization: of state and actions; saved with the policy.
+        normalization: of state and actions; saved with the policy. ``None`` for a network that is only run on
+            :class:`Inputs`, as the two tokenizers may be.
         text_tokenizer: of the instructions; saved with the policy.
-        depth_tokenizer: the frozen VQ-VAE whose codes the depth expert predicts; required with ``config.depth``.
+        depth_tokenizer: the frozen tokenizer whose codes the depth expert predicts; required with ``config.depth``.
     """
 
     kind = "qdepth_vla"
@@ -42,8 +66,8 @@ class QDepthVLA(Policy):
     def __init__(
         self,
         config: QDepthVLAConfig,
-        normalization: Normalization,
-        text_tokenizer: TextTokenizer,
+        normalization: Normalization | None = None,
+        text_tokenizer: TextTokenizer | None = None,
         depth_tokenizer: DepthTokenizer | None = None,
     ) -> None:
         super().__init__()
@@ -71,7 +95,7 @@ class QDepthVLA(Policy):
         if self.depth_head and depth_tokenizer:
             self._check_tokenizer(depth_tokenizer)
             depth_tokenizer.requires_grad_(False).eval()
-            self.depth_head.use_codebook(depth_tokenizer.codebook)
+            self.depth_head.target.attach(depth_tokenizer)
 
     @property
     def device(self) -> torch.device:
@@ -91,126 +115,220 @@ class QDepthVLA(Policy):
         return self
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> Losses:
-        """Flow-matching error of the actions and cross-entropy of the depth codes, each a mean over what is valid."""
+        """Flow-matching error of the actions and error of the depth, each a mean over what is valid."""
         batch = batch.to(self.device)
-        draws = self.config.flow_draws
-        hidden, prefix_valid, cache = self._prefix(batch, with_depth=True)
-
-        actions = self.normalization.actions.normalize(batch.actions).repeat_interleave(draws, 0)
+        draws, scaling = self.config.flow_draws, self._known_normalization.actions
+        actions = self._padded(scaling.normalize(batch.actions), self.config.action_dim).repeat_interleave(draws, 0)
         noise = torch.randn(actions.shape, generator=generator).to(actions)
         time = self.config.convention.flow.sample_time(len(actions), generator).to(actions)
-        point, target = self.config.convention.flow.interpolate(actions, noise, time)
-        velocity = self._velocity(point, time, prefix_valid.repeat_interleave(draws, 0), cache.repeat(draws))
-        counts = ~batch.action_is_pad.repeat_interleave(draws, 0)
-        action = (velocity.float() - target).square().mean(-1)[counts].mean()
-        if not self.depth_head:
-            return Losses(action)
 
-        logits = self.depth_head(hidden["depth"])
-        codes = self._target_codes(batch)
-        accuracy = (logits.argmax(-1) == codes).float().mean()
-        return Losses(action, F.cross_entropy(logits.flatten(0, 1), codes.flatten()), accuracy)
+        prefix = self._prefix(self.prepare(batch), with_depth=True)
+        error = self._action_error(prefix.repeat(draws), actions, noise, time)
+        counts = ~batch.action_is_pad.repeat_interleave(draws, 0)
+        action = error[..., : batch.actions.shape[-1]].mean(-1)[counts].mean()
+        return Losses(action) if prefix.depth is None else self._with_depth(action, prefix.depth, batch)
 
     @torch.no_grad()
     def sample_actions(
         self, observation: Observation, noise: Float[Tensor, "batch horizon action"] | None = None
     ) -> Float[Tensor, "batch horizon action"]:
         """See :class:`Policy`: the prefix is computed once, each flow step runs the action tokens alone."""
-        observation = observation.to(self.device)
-        _, prefix_valid, cache = self._prefix(observation, with_depth=False)
+        scaling = self._known_normalization.actions
         if noise is None:
             noise = torch.randn(len(observation), *self.noise_shape)
-
-        def velocity(point: Tensor, time: Tensor) -> Tensor:
-            return self._velocity(point, time, prefix_valid, cache).float()
-
-        chunk = self.config.convention.flow.integrate(velocity, noise.to(self.device), self.config.flow_steps)
-        return self.normalization.actions.unnormalize(chunk)
+        inputs = self.prepare(observation.to(self.device))
+        chunk = self.chunk(inputs, noise.to(inputs.state)).float()
+        return scaling.unnormalize(chunk[..., : len(scaling.offset)])
 
     @torch.no_grad()
-    def predict_depth(self, observation: Observation) -> Float[Tensor, "batch 1 height width"]:
-        """The depth picture of the main camera in metres: the most likely codes, decoded.
+    def predict_depth(self, observation: Observation, *, ahead: bool = False) -> Float[Tensor, "batch 1 height width"]:
+        """The depth picture of the main camera in metres, now or ``config.depth.future`` frames ahead.
 
         Raises:
-            UserError: the policy was trained without depth.
+            UserError: the policy was trained without depth, or without the depth ahead.
         """
-        if not self.depth_head or not self.depth_tokenizer:
+        if not self.config.depth or not self.depth_head or not self.depth_tokenizer:
             raise UserError("this policy was trained without a depth expert: it predicts no depth")
-        hidden, _, _ = self._prefix(observation.to(self.device), with_depth=True)
-        return self.depth_tokenizer.decode(self.depth_head(hidden["depth"]).argmax(-1))
+        if ahead and not self.config.depth.future:
+            raise UserError("this policy was trained without depth.future: it predicts no depth ahead")
+        prefix = self._prefix(self.prepare(observation.to(self.device)), with_depth=True)
+        values = self.depth_head(prefix.depth, ahead=ahead)
+        return self.depth_head.target.picture(values, self.depth_tokenizer)
+
+    def speed_up(self) -> "QDepthVLA":
+        """Compile the action chunk as a whole from the next call on, on a GPU into one CUDA graph.
+
+        The first call with each batch size takes a minute or so; later ones are the faster. Returns the policy itself.
+        """
+        mode = "reduce-overhead" if self.device.type == "cuda" else None
+        self.chunk = torch.compile(self.chunk, fullgraph=True, dynamic=False, mode=mode)  # type: ignore[method-assign]
+        return self
 
     def save(self, folder: Path) -> None:
         """See :class:`Policy`."""
+        if self.text_tokenizer is None:
+            raise ValueError("a policy without a text tokenizer cannot be saved: nothing could tell it what to do")
         folder.mkdir(parents=True, exist_ok=True)
-        save_weights(self, folder / "model.safetensors", without="depth_tokenizer")
-        self.normalization.save(folder)
+        save_weights(self, folder / "model.safetensors", without=["depth_tokenizer"])
+        self._known_normalization.save(folder)
         self.text_tokenizer.save(folder)
+        self.provenance.save(folder)
         if self.depth_tokenizer:
             self.depth_tokenizer.save(folder / "depth_tokenizer")
         write_config(self.config, folder / "config.json", type=self.kind)
 
     @classmethod
-    def load(cls, folder: Path, values: dict[str, Any]) -> "QDepthVLA":
+    def load(cls, folder: Path, values: dict[str, Any], dtype: torch.dtype = torch.float32) -> "QDepthVLA":
         """See :class:`Policy`."""
         config = parse_config(QDepthVLAConfig, values, folder / "config.json")
+        if config.depth and not (folder / "depth_tokenizer").is_dir():
+            raise UserError(
+                f"{folder} has a depth expert but no depth_tokenizer: it is a start for training "
+                "(fathom train DATASET --init, with a tokenizer), not a policy yet"
+            )
         tokenizer = DepthTokenizer.load(folder / "depth_tokenizer") if config.depth else None
-        policy = cls(config, Normalization.load(folder), TextTokenizer.load(folder), tokenizer)
-        load_weights(policy, folder / "model.safetensors", without="depth_tokenizer")
+        with parameters_unset(dtype):
+            policy = cls(config, Normalization.load(folder), TextTokenizer.load(folder), tokenizer)
+        load_weights(policy, folder / "model.safetensors", without=["depth_tokenizer"])
+        policy.provenance = Provenance.load(folder)
         return policy.eval()
 
-    def _prefix(
-        self, observation: Observation, *, with_depth: bool
-    ) -> tuple[dict[str, Tensor], Bool[Tensor, "batch prefix"], Cache]:
-        """Run all that does not read the actions, once per observation.
+    def start_from(self, folder: Path, config: QDepthVLAConfig) -> None:
+        """Take over the weights of a policy or an imported checkpoint; a depth expert that is not there stays fresh.
 
-        Returns:
-            the depth expert's output if asked for, which image and text tokens are valid, and the cache.
+        Args:
+            config: that of the folder.
+
+        Raises:
+            UserError: its weights are not exactly those that this policy has.
         """
-        visual = self._visual_tokens(observation)
-        image = self.multi_modal_projector(visual)
-        ids, text_valid = self.text_tokenizer(observation.instruction, self.config.text_tokens)
-        vlm = cast(GemmaStream, self.mixture.streams["vlm"])
-        text = vlm.embed_tokens(ids.to(self.device)) * self.config.vlm_width**0.5
-        image_valid = torch.ones(image.shape[:2], dtype=torch.bool, device=self.device)
-        valid = torch.cat([image_valid, text_valid.to(self.device)], 1)
-        positions = self.config.convention.prefix_positions(valid)
-        image_positions, text_positions = positions.split([image.shape[1], text.shape[1]], 1)
+        fresh = ["depth_tokenizer"]
+        if not self.config.depth or not config.depth:
+            fresh += ["depth_head", "mixture.streams.depth"]
+        elif self.config.depth.head_shape != config.depth.head_shape:
+            fresh += ["depth_head"]
+        load_weights(self, folder / "model.safetensors", without=fresh)
+        if self.depth_head and self.depth_tokenizer:
+            self.depth_head.target.attach(self.depth_tokenizer)
 
+    # ------------------------------------------------------------------------------------------ tensors alone
+
+    def prepare(self, observation: Observation) -> Inputs:
+        """The observation in the network's own terms, on its device.
+
+        Raises:
+            UserError: a camera is missing, an instruction is too long, or the state is that of another robot.
+        """
+        if missing := [camera for camera in self.config.cameras if camera not in observation.images]:
+            raise UserError(f"the policy needs camera {missing}; the observation has {sorted(observation.images)}")
+        if self.text_tokenizer is None:
+            raise ValueError("this network was built without a text tokenizer: it can only be run on Inputs")
+        pixels = torch.stack([self._pixels(observation.images[camera]) for camera in self.config.cameras], 1)
+        text, valid = self.text_tokenizer(observation.instruction, self.config.text_tokens)
+        state = self._padded(self._known_normalization.state.normalize(observation.state), self.config.state_dim)
+        return Inputs(*(tensor.to(self.device) for tensor in (pixels, text, valid, state)))
+
+    def embed_prefix(
+        self, inputs: Inputs
+    ) -> tuple[Float[Tensor, "batch image width"], Float[Tensor, "batch text width"]]:
+        """Image and text as the language model reads them."""
+        visual = self._visual_tokens(inputs)
+        return self.multi_modal_projector(visual), self._text_tokens(inputs)
+
+    def chunk(
+        self, inputs: Inputs, noise: Float[Tensor, "batch horizon action"]
+    ) -> Float[Tensor, "batch horizon action"]:
+        """A normalised action chunk: Euler steps from ``noise``, the prefix computed once."""
+        prefix = self._prefix(inputs, with_depth=False)
+
+        def velocity(point: Tensor, time: Tensor) -> Tensor:
+            return self._velocity(prefix, point, time).float()
+
+        chunk = self.config.convention.flow.integrate(velocity, noise.float(), self.config.flow_steps)
+        bound = self.config.clip_actions
+        return chunk if bound is None else chunk.clamp(-bound, bound)
+
+    def action_error(
+        self,
+        inputs: Inputs,
+        actions: Float[Tensor, "batch horizon action"],
+        noise: Float[Tensor, "batch horizon action"],
+        time: Float[Tensor, " batch"],
+    ) -> Float[Tensor, "batch horizon action"]:
+        """Squared error of the flow's velocity, all in normalised units; what counts of it is the caller's to say."""
+        return self._action_error(self._prefix(inputs, with_depth=False), actions, noise, time)
+
+    def _prefix(self, inputs: Inputs, *, with_depth: bool) -> Prefix:
+        visual, text = self._visual_tokens(inputs), self._text_tokens(inputs)
+        image = self.multi_modal_projector(visual)
+        valid = torch.cat([inputs.text_valid.new_ones(image.shape[:2]), inputs.text_valid], 1)
+        image_positions, text_positions = self.config.convention.prefix_positions(valid).split(
+            [image.shape[1], text.shape[1]], 1
+        )
         blocks = [
             Block("image", image, image_positions),
-            Block("text", text.to(image.dtype), text_positions, valid[:, image.shape[1] :]),
+            Block("text", text.to(image.dtype), text_positions, inputs.text_valid),
         ]
         if self.depth_head:
             # The main camera's tokens, before the language model has touched them.
             main = visual[:, : self.config.vision.grid**2]
             blocks.append(Block("depth", self._scaled(self.depth_head.project_in(main)), count(main[..., 0])))
-        state = self.normalization.state.normalize(observation.state)
-        proprio = self._scaled(self.proprio_encoder(state)[:, None])
+        proprio = self._scaled(self.proprio_encoder(inputs.state.to(self.proprio_encoder.weight.dtype))[:, None])
         blocks.append(Block("proprio", proprio, self._suffix_positions(valid)[:, :1]))
         wanted = {"depth"} if with_depth and self.depth_head else set()
         hidden, cache = self.mixture(blocks, wanted=wanted)
-        return hidden, valid, cache
+        return Prefix(valid, cache, hidden.get("depth"))
 
     def _velocity(
-        self,
-        point: Float[Tensor, "batch horizon action"],
-        time: Float[Tensor, " batch"],
-        prefix_valid: Bool[Tensor, "batch prefix"],
-        cache: Cache,
+        self, prefix: Prefix, point: Float[Tensor, "batch horizon action"], time: Float[Tensor, " batch"]
     ) -> Float[Tensor, "batch horizon action"]:
         """The flow's velocity at ``point``: one pass of the action tokens over the cached prefix."""
-        tokens = self._scaled(self.action_encoder(point, time))
-        block = Block("action", tokens, self._suffix_positions(prefix_valid)[:, 1:])
-        hidden, _ = self.mixture([block], cache)
+        tokens = self._scaled(self.action_encoder(point.to(self.action_decoder.weight.dtype), time))
+        block = Block("action", tokens, self._suffix_positions(prefix.valid)[:, 1:])
+        hidden, _ = self.mixture([block], prefix.cache)
         return self.action_decoder(hidden["action"])
 
-    def _visual_tokens(self, observation: Observation) -> Float[Tensor, "batch tokens vision_width"]:
+    def _action_error(self, prefix: Prefix, actions: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        point, target = self.config.convention.flow.interpolate(actions, noise, time)
+        return (self._velocity(prefix, point, time).float() - target).square()
+
+    def _with_depth(self, action: Tensor, hidden: Tensor, batch: Batch) -> Losses:
+        """The losses of the depth expert beside that of the actions."""
+        assert self.depth_head is not None  # its output is at hand
+        target, predicted = self.depth_head.target, self.depth_head(hidden)
+        wanted = self._depth_target(batch.depth, batch.depth_codes)
+        return Losses(
+            action,
+            depth=target.error(predicted, wanted).mean(),
+            depth_accuracy=target.accuracy(predicted, wanted) if isinstance(target, Codes) else None,
+            future_depth=self._future_loss(hidden, batch) if self.depth_head.future_decoder else None,
+        )
+
+    def _future_loss(self, hidden: Tensor, batch: Batch) -> Float[Tensor, ""]:
+        """The same for the frame ahead, where the episode has one."""
+        assert self.depth_head is not None and batch.future_is_pad is not None
+        wanted = self._depth_target(batch.future_depth, batch.future_depth_codes)
+        error = self.depth_head.target.error(self.depth_head(hidden, ahead=True), wanted)
+        counts = ~batch.future_is_pad
+        return (error * counts).sum() / counts.sum().clamp(min=1)
+
+    def _depth_target(self, depth: Tensor | None, codes: Tensor | None) -> Any:
+        assert self.depth_head is not None
+        if codes is not None and isinstance(self.depth_head.target, Codes):
+            return codes
+        if depth is None or self.depth_tokenizer is None:
+            raise UserError("co-training with depth needs depth in the batch and a depth tokenizer in the policy")
+        return self.depth_head.target.of(self.depth_tokenizer, depth)
+
+    def _visual_tokens(self, inputs: Inputs) -> Float[Tensor, "batch tokens vision_width"]:
         """SigLIP's tokens of all cameras, one camera after another."""
-        if missing := [camera for camera in self.config.cameras if camera not in observation.images]:
-            raise UserError(f"the policy needs camera {missing}; the observation has {sorted(observation.images)}")
-        pictures = [self._pixels(observation.images[camera]) for camera in self.config.cameras]
-        tokens = self.vision_tower(torch.cat(pictures)).last_hidden_state
-        return torch.cat(tokens.chunk(len(pictures)), 1)
+        pixels = inputs.pixels.flatten(0, 1).to(self.multi_modal_projector.weight.dtype)
+        tokens = self.vision_tower(pixels).last_hidden_state
+        return tokens.unflatten(0, inputs.pixels.shape[:2]).flatten(1, 2)
+
+    def _text_tokens(self, inputs: Inputs) -> Float[Tensor, "batch text width"]:
+        vlm = cast(GemmaStream, self.mixture.streams["vlm"])
+        return vlm.embed_tokens(inputs.text) * self.config.vlm_width**0.5
 
     def _pixels(self, image: Tensor) -> Float[Tensor, "batch 3 size size"]:
         """A picture in [-1, 1] at the encoder's size."""
@@ -218,22 +336,35 @@ class QDepthVLA(Policy):
         pixels = small.float() / 255 if small.dtype == torch.uint8 else small.float()
         return torch.zeros_like(pixels) if self.config.blind else pixels * 2 - 1
 
+    def _padded(self, values: Float[Tensor, "*batch own"], size: int) -> Float[Tensor, "*batch {size}"]:
+        """With zeros behind a robot's own numbers, up to the size that the network was built for."""
+        if values.shape[-1] > size:
+            raise UserError(f"the robot has {values.shape[-1]} numbers where the policy was built for at most {size}")
+        return F.pad(values, (0, size - values.shape[-1]))
+
     def _suffix_positions(self, prefix_valid: Tensor) -> Int[Tensor, "batch suffix"]:
         return self.config.convention.suffix_positions(prefix_valid, 1 + self.config.horizon)
 
     def _scaled(self, embedding: Tensor) -> Tensor:
         return embedding * self.config.expert_width**0.5 if self.config.convention.scale_experts else embedding
 
-    def _target_codes(self, batch: Batch) -> Int[Tensor, "batch depth_tokens"]:
-        if batch.depth_codes is not None:
-            return batch.depth_codes
-        if batch.depth is None or self.depth_tokenizer is None:
-            raise UserError("co-training with depth needs depth in the batch and a depth tokenizer in the policy")
-        return self.depth_tokenizer.encode(batch.depth)
+    @property
+    def _known_normalization(self) -> Normalization:
+        if self.normalization is None:
+            raise ValueError("this network was built without normalisation: it can only be run on Inputs")
+        return self.normalization
 
     def _check_tokenizer(self, tokenizer: DepthTokenizer) -> None:
         ours, theirs = self.config.depth, tokenizer.config
-        for name in ("grid", "codes", "code_dim"):
+        assert ours is not None
+        if (theirs.quantizer == "none") != (ours.target == "latents") and ours.target != "pixels":
+            raise UserError(
+                f"depth.target is {ours.target!r} and the depth tokenizer's quantizer {theirs.quantizer!r}: "
+                "codes need 'vq' or 'fsq', latents need 'none'"
+            )
+        for name in ("grid", "image_size", "code_dim", "codes"):
+            if name == "codes" and ours.target != "codes":
+                continue
             if getattr(ours, name) != getattr(theirs, name):
                 raise UserError(
                     f"the depth tokenizer has {name} {getattr(theirs, name)}, the policy expects {getattr(ours, name)}"

@@ -1,0 +1,72 @@
+"""What of a policy is trained: all of it, all but frozen parts, or low-rank adapters on the language model."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from fathom.errors import UserError
+from fathom.policies.qdepth_vla import QDepthVLA
+
+Part = Literal["vlm", "vision", "embeddings"]
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Low-rank adapters on every projection of the language model, whose own weights are then frozen.
+
+    They are merged into the weights at the end, so that the saved policy is an ordinary one. Source: arXiv 2106.09685.
+
+    Attributes:
+        rank: of the adapters.
+        alpha: their output is scaled by alpha / rank.
+        dropout: on their input.
+    """
+
+    rank: int = 16
+    alpha: int = 16
+    dropout: float = 0.0
+
+
+def freeze(policy: QDepthVLA, parts: Sequence[Part]) -> None:
+    """Take parts out of the training.
+
+    The keys and values of a frozen language model still carry gradients to what stands before it, SigLIP above all.
+
+    Args:
+        parts: ``vlm``: the language model's layers and the projector before it; ``vision``: SigLIP; ``embeddings``: the
+            language model's token embeddings, which open-pi-zero freezes.
+    """
+    for part in parts:
+        for module in _modules(policy, part):
+            module.requires_grad_(False)
+
+
+def add_lora(policy: QDepthVLA, lora: LoRA) -> Any:
+    """Put adapters on the language model; returns what :func:`merge_lora` takes.
+
+    Raises:
+        UserError: peft is not installed.
+    """
+    try:
+        from peft import LoraConfig
+        from peft.tuners.lora import LoraModel
+    except ImportError:
+        raise UserError("training with lora needs peft: pip install 'fathom-vla[lora]'") from None
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(PROJECTIONS))
+    return LoraModel(policy.mixture.streams["vlm"], config, "default")
+
+
+def merge_lora(adapted: Any) -> None:
+    """Add the adapters to the weights that they stand beside, and remove them."""
+    adapted.merge_and_unload()
+
+
+def _modules(policy: QDepthVLA, part: Part) -> Iterable[nn.Module]:
+    vlm: Any = policy.mixture.streams["vlm"]
+    if part == "vision":
+        return [policy.vision_tower]
+    return [vlm.embed_tokens] if part == "embeddings" else [vlm.layers, vlm.norm, policy.multi_modal_projector]
