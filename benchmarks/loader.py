@@ -79,7 +79,7 @@ def measure(batches: Iterator[Batch], seconds: float) -> float:
 
 def from_memory(dataset: LeRobotDataset, image_size: int | None) -> tuple[Iterator[Batch], float]:
     begin = time.perf_counter()
-    memory = MemoryDataset.load(dataset, image_size=image_size, depth_size=image_size)
+    memory = MemoryDataset.load(dataset, image_size=image_size)
     took = time.perf_counter() - begin
     sampler = ShuffledBatches(len(memory), BATCH, seed=0)
     return (memory.batch(chosen) for chosen in sampler), len(memory) / took

@@ -10,6 +10,11 @@ from fathom.errors import UserError
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
+def hub_id(source: str | Path) -> str | None:
+    """``source`` if it names a repository of the hub, rather than a folder or file of this machine."""
+    return None if Path(source).exists() or not _HUB_ID.fullmatch(str(source)) else str(source)
+
+
 def local_folder(source: str | Path, files: Sequence[str], **download: Any) -> Path:
     """The folder (or file) ``source`` if there is one, else a download of the hub repository of that name.
 

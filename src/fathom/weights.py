@@ -51,6 +51,24 @@ def load_weights(module: nn.Module, path: Path, *, without: Collection[str] = ()
                 expected[key].copy_(file.get_tensor(key))
 
 
+@torch.no_grad()
+def put_in_corner(parameter: Tensor, path: Path, key: str) -> None:
+    """Fill a tensor with zeros, and its first corner with a smaller tensor of a file.
+
+    Raises:
+        UserError: the file lacks it, or it is larger.
+    """
+    with _opened(path) as file:
+        if key not in file.keys():  # noqa: SIM118 (no mapping)
+            raise UserError(f"{path} does not fit its configuration: missing {key}")
+        theirs = file.get_tensor(key)
+    if theirs.dim() != parameter.dim() or any(a > b for a, b in zip(theirs.shape, parameter.shape, strict=True)):
+        told = f"{shape_text(theirs.shape)}, at most {shape_text(parameter.shape)} fits"
+        raise UserError(f"{path} does not fit its configuration: {key} is {told}")
+    parameter.zero_()
+    parameter[tuple(slice(size) for size in theirs.shape)] = theirs.to(parameter)
+
+
 def first_few(complaints: Collection[str], few: int = 5) -> str:
     """The first complaints in one line, and how many more there are."""
     more = f"; and {len(complaints) - few} more" if len(complaints) > few else ""

@@ -251,3 +251,28 @@ class TestPartsThatMayBeLeftOut:
         assert recipe.lora is None
         assert with_settings(recipe, ("--lora.rank", "8"), "t").lora.rank == 8
         assert with_settings(recipe, (), "t") == recipe
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ("--policy.vision.heads 5", "vision.width 128 must be a multiple of vision.heads 5"),
+        ("--policy.expert-width 15", "head_dim 32 and expert_width 15 must be even"),
+        ("--policy.flow-draws 0", "flow_draws is 0: it must be at least 1"),
+        ("--policy.layers 0", "layers is 0: it must be at least 1"),
+        ("--lora.rank 0", "lora.rank is 0"),
+        ("--policy.depth.temperature -1", "depth.temperature is -1.0: it must be above 0, or auto"),
+        ("--policy.softcap 50 --policy.attention sdpa", "attention 'sdpa' knows none"),
+        ("--training.steps 5 --training.epochs 2", "both steps 5 and epochs 2 are given"),
+    ],
+)
+def test_values_that_make_no_sense_together(
+    settings: str, sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fathom.recipes import policy_recipe
+
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as stop:
+        with_settings(policy_recipe("quickstart"), tuple(settings.split()), "fathom train")
+    assert stop.value.code == 2
+    assert sentence in capsys.readouterr().err

@@ -70,7 +70,7 @@ def test_nothing_is_visible_before_the_dataset_is_complete(tmp_path: Path, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("fathom.data.writer.join_videos", killed)
+        patch.setattr("fathom.data.joining.join_videos", killed)
         with pytest.raises(KeyboardInterrupt):
             writer.finish()
     assert not root.exists()

@@ -9,13 +9,14 @@ from torch.distributions import Normal, kl_divergence
 
 from fathom.config import parse_config
 from fathom.depth.depth_map import LogRange, valid
-from fathom.depth.metrics import codebook_use, depth_edges, depth_error
+from fathom.depth.metrics import codebook_use, depth_edges, depth_error, still_tokens, token_flicker
 from fathom.depth.tokenizer import DepthTokenizer, DepthTokenizerConfig, load_tokenizer
 from fathom.errors import UserError
 
 CONFIG = DepthTokenizerConfig(image_size=32, grid=8, codes=16, code_dim=12, width=16, depth_range=LogRange(0.5, 4))
 KINDS = {
     "vq": CONFIG,
+    "ema": replace(CONFIG, quantizer="ema"),
     "fsq": replace(CONFIG, quantizer="fsq", codes=12, levels=(4, 3)),
     "none": replace(CONFIG, quantizer="none"),
 }
@@ -31,6 +32,11 @@ def build(kind):
 @pytest.fixture
 def tokenizer():
     return build("vq")
+
+
+@pytest.fixture
+def averaged():
+    return build("ema")
 
 
 @pytest.fixture
@@ -115,7 +121,7 @@ def test_training_reconstructs_scenes(kind):
         assert codebook_use(tokenizer.encode(depth), tokenizer.config.codes).usage > 0.1
 
 
-@pytest.mark.parametrize("kind", ["vq", "fsq"])
+@pytest.mark.parametrize("kind", ["vq", "ema", "fsq"])
 def test_codes_survive_saving(kind, tmp_path):
     tokenizer = build(kind).eval()
     tokenizer.save(tmp_path)
@@ -170,6 +176,70 @@ def test_codes_stand_row_by_row(tokenizer):
     assert len(codes.unique()) > 1
 
 
+def vectors_of(tokenizer, depth) -> torch.Tensor:
+    return tokenizer.encoder(tokenizer.prepare(depth)[0]).movedim(1, -1).flatten(0, 2)
+
+
+def test_running_means_follow_the_vectors(averaged):
+    """One step by hand, decay 0.99: counts and sums of the vectors, smoothed as in appendix A.1 of its source."""
+    state = averaged.quantizer._codebook
+    state.cluster_size.fill_(50.0)  # no code is dead
+    state.embed_avg.copy_(50 * state.embed)
+    codes = averaged.codebook.clone()
+    vectors = vectors_of(averaged, scenes(8)).detach()
+    nearest = torch.stack([(vectors - code).square().sum(-1) for code in codes], -1).argmin(-1)
+    counts = 0.99 * 50 + 0.01 * torch.bincount(nearest, minlength=16)
+    sums = 0.99 * 50 * codes
+    for code in range(16):
+        sums[code] += 0.01 * vectors[nearest == code].sum(0)
+    smoothed = (counts + 1e-5) / (counts.sum() + 16e-5) * counts.sum()
+
+    losses = averaged.loss(scenes(8))
+    torch.testing.assert_close(averaged.codebook, sums / smoothed[:, None])
+    assert not torch.equal(averaged.codebook, codes)
+    torch.testing.assert_close(losses.commitment, (vectors - codes[nearest]).square().mean())
+    torch.testing.assert_close(losses.total, losses.reconstruction + 0.25 * losses.commitment)
+    assert losses.terms().keys() == {"reconstruction", "total", "commitment"}
+    for name in ("commitment", "reconstruction"):  # the second straight through
+        again = getattr(averaged.loss(scenes(8)), name)
+        assert torch.autograd.grad(again, averaged.encoder[0].weight)[0].abs().max() > 0
+    assert not any(parameter is state.embed for parameter in averaged.parameters())
+
+
+def test_running_means_stand_still_when_they_are_used(averaged):
+    averaged.eval()
+    before = {name: value.clone() for name, value in averaged.state_dict().items()}
+    averaged.loss(scenes(8))
+    averaged.encode(scenes(8))
+    assert all(torch.equal(value, before[name]) for name, value in averaged.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["vq", "ema"])
+def test_a_dead_code_starts_again_from_a_vector(kind):
+    tokenizer = build(kind)
+    state = tokenizer.quantizer._codebook
+    state.cluster_size.fill_(50.0)
+    with torch.no_grad():
+        state.embed[0, 3] = 1e3  # as far from all vectors as a code can be
+    state.embed_avg.copy_(50 * state.embed)
+    for uses, alive in ((50.0, True), (2.0, False)):  # 0.99 of it is above and below what a dead code is
+        state.cluster_size[0, 3] = uses
+        tokenizer.loss(scenes(8))
+        assert (tokenizer.codebook[3].abs().max() > 100) == alive
+    distance = (vectors_of(tokenizer, scenes(8)) - tokenizer.codebook[3]).abs().amax(-1)
+    assert distance.min() < 1e-5
+
+
+def test_running_means_are_summed_in_fp32(averaged):
+    twin = build("ema")
+    with torch.autocast("cpu", torch.bfloat16):
+        encoded = averaged.encoder(averaged.prepare(scenes(8))[0])
+        averaged.quantizer.bottleneck(encoded)
+    assert encoded.dtype == torch.bfloat16
+    twin.quantizer.bottleneck(encoded.float())
+    assert torch.equal(averaged.codebook, twin.codebook)
+
+
 def test_scalar_codes_are_all_combinations_of_levels(scalar):
     """Counted by hand: code i has value i % 4 of the first number's levels and i // 4 of the second's."""
     first, second = torch.tensor([-1.0, -0.5, 0.0, 0.5]), torch.tensor([-1.0, 0.0, 1.0])
@@ -215,7 +285,7 @@ def test_training_draws_from_the_distribution(continuous):
     assert torch.equal(continuous.eval().quantizer.bottleneck(encoded)[0], mean)
 
 
-def test_a_kind_refuses_what_it_has_not(tokenizer, scalar, continuous):
+def test_a_kind_refuses_what_it_has_not(tokenizer, averaged, scalar, continuous):
     depth = scenes(2)
     for call in (
         lambda: continuous.codebook,
@@ -224,7 +294,7 @@ def test_a_kind_refuses_what_it_has_not(tokenizer, scalar, continuous):
     ):
         with pytest.raises(UserError, match=r"continuous VAE.*has no codes"):
             call()
-    for kind, discrete in (("vq", tokenizer), ("fsq", scalar)):
+    for kind, discrete in (("vq", tokenizer), ("ema", averaged), ("fsq", scalar)):
         for refused in (
             lambda d=discrete: d.latents(depth),
             lambda d=discrete: d.decode_latents(torch.zeros(2, 64, 12)),
@@ -276,12 +346,59 @@ def test_log_range():
 def test_depth_error_by_hand():
     true = torch.tensor([[[[1.0, 1.0, 1.0, 2.0]]]])
     predicted = torch.tensor([[[[1.1, 0.7, 9.0, 2.0]]]])
-    seen = torch.tensor([[[[True, True, False, True]]]])
+    seen = torch.tensor([[[[False, True, True, True]]]])
     error = depth_error(predicted, true, seen)
-    assert error.abs_rel == pytest.approx((0.1 + 0.3 + 0.0) / 3)
-    assert error.delta_1 == pytest.approx(2 / 3)  # 1/0.7 = 1.43
-    assert error.edge_abs_rel == pytest.approx(0.0)  # the only valid edge pixel is the last one
-    assert depth_edges(true)[0, 0, 0].tolist() == [False, False, True, True]
+    assert error.abs_rel == pytest.approx((0.3 + 8.0 + 0.0) / 3)
+    assert error.delta_1 == pytest.approx(1 / 3)  # 1/0.7 = 1.43
+    assert error.edge_abs_rel == pytest.approx((8.0 + 0.0) / 2)  # the last two pixels
+    assert depth_edges(true, seen)[0, 0, 0].tolist() == [False, False, True, True]
+
+
+@pytest.mark.parametrize("unknown", [0.0, math.nan, 9.0])
+def test_a_hole_is_no_edge(unknown):
+    true = torch.tensor([[[[1.0, 1.0, unknown, 1.02, 1.1]]]])
+    seen = torch.tensor([[[[True, True, False, True, True]]]])
+    assert depth_edges(true, seen)[0, 0, 0].tolist() == [False, False, False, True, True]
+    predicted = torch.tensor([[[[2.0, 2.0, 2.0, 1.02, 2.2]]]])
+    assert depth_error(predicted, true, seen).edge_abs_rel == pytest.approx((0.0 + 1.0) / 2)
+
+
+def test_the_error_of_relative_depth_by_hand():
+    """Below 0.05 it counts as 0.05, on both sides."""
+    true = torch.tensor([[[[0.5, 0.001, 0.1, 0.02]]]])
+    predicted = torch.tensor([[[[0.4, 0.04, 0.1, 0.1]]]])
+    error = depth_error(predicted, true, true > 0, "relative_inverse")
+    assert error.abs_rel == pytest.approx((0.2 + 0.0 + 0.0 + 1.0) / 4)
+    assert error.delta_1 == pytest.approx(2 / 4)  # 0.5 / 0.4 is no less than 1.25
+    assert error.edge_abs_rel == pytest.approx((0.2 + 0.0 + 0.0 + 1.0) / 4)
+
+
+def test_tokens_that_stand_still_by_hand():
+    """Four tokens of 2 x 2 pixels: at rest, moving, losing a pixel, and never seen."""
+    before = torch.tensor([[1.0, 2.0, 3.0, 3.0], [1.0, 2.0, 3.0, 3.0], [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
+    after = before.clone()
+    after[0, :2] *= 1.004  # of itself, less than 0.005
+    after[1, 3] *= 0.99
+    after[3, 0] = torch.nan
+    still = still_tokens(before[None, None], after[None, None], grid=2)
+    assert still.tolist() == [[True, False, False, False]]
+    before[3, 3] = 7.0
+    after[3, 3] = 7.0  # a patch that is known in part, the same part in both
+    assert still_tokens(before[None, None], after[None, None], grid=2).tolist() == [[True, False, False, True]]
+
+
+def test_relative_depth_stands_still_by_its_range():
+    before = torch.tensor([[[[0.02, 0.9]]]]).expand(1, 1, 2, 2)
+    for step, still in ((0.004, True), (0.006, False)):
+        assert still_tokens(before, before + step, 1, "relative_inverse").tolist() == [[still]]
+    assert still_tokens(before, before + 0.004, 1, "metric").tolist() == [[False]]  # a fifth of 0.02
+
+
+def test_flicker_by_hand():
+    before, after = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([[1, 9, 3], [9, 9, 6]])
+    still = torch.tensor([[True, True, True], [False, True, False]])
+    assert token_flicker(before, after, still) == 2 / 4
+    assert token_flicker(before, after, torch.zeros_like(still)) is None
 
 
 def test_codebook_use_by_hand():
@@ -297,3 +414,45 @@ def test_resizing_invents_no_surface(tokenizer):
     values = tokenizer.config.depth_range.denormalize(tokenizer.prepare(depth)[0]).unique()
     torch.testing.assert_close(values, torch.tensor([0.8, 3.0]))
     assert F.interpolate(depth, (32, 32), mode="bilinear").unique().numel() > 2
+
+
+def test_relative_depth_goes_in_and_out_as_it_is():
+    config = replace(CONFIG, depth_range=None)
+    assert (config.kind, CONFIG.kind) == ("relative_inverse", "metric")
+    torch.manual_seed(0)
+    tokenizer = DepthTokenizer(config).train()
+    depth = torch.linspace(0.001, 1, 32).expand(2, 1, 32, 32).clone()
+    depth[0, 0, :5] = 0.0
+    depth[1, 0, 0, 0] = torch.nan
+    picture, known = tokenizer.prepare(depth)
+    assert torch.equal(known.bool(), valid(depth))
+    assert torch.equal(picture[known > 0], depth[known > 0]) and picture[known == 0].eq(0).all()
+    truth = tokenizer.true_depth(depth)
+    torch.testing.assert_close(truth[known > 0], depth[known > 0])
+    assert truth[known == 0].isnan().all()
+
+    optimizer = torch.optim.AdamW(tokenizer.parameters(), 3e-3)
+    for _ in range(60):
+        loss = tokenizer.loss(depth).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    rebuilt = tokenizer.eval().reconstruct(depth)
+    assert rebuilt.min() > 0 and rebuilt.max() <= 1  # 0 would say that it is not known
+    assert (rebuilt - depth)[known > 0].abs().mean() < 0.1
+
+
+def test_relative_depth_survives_saving(tmp_path):
+    DepthTokenizer(replace(CONFIG, depth_range=None)).save(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["depth_range"] is None
+    assert load_tokenizer(tmp_path).config.kind == "relative_inverse"
+
+
+def test_the_true_depth_is_within_the_range(tokenizer):
+    depth = scenes(2)
+    depth[0, 0, :3] = 40.0
+    depth[1, 0, :3] = 0.0
+    truth = tokenizer.true_depth(depth)
+    torch.testing.assert_close(truth[0, 0, :3], torch.full((3, 32), 4.0))
+    assert truth[1, 0, :3].isnan().all()
+    torch.testing.assert_close(truth[:, :, 3:], depth[:, :, 3:])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import GemmaConfig, GemmaForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
-from fathom.policies.qdepth_vla import QDepthVLA, QDepthVLAConfig
+from fathom.policies.qdepth_vla import DepthConfig, QDepthVLA, QDepthVLAConfig
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +23,24 @@ def gemma_layer(width: int, mlp: int, heads: int = 8, kv_heads: int = 1, dim: in
 
 
 def test_parameters_of_each_part(policy):
-    """SPEC 1.1: SigLIP 0.41 B, Gemma 1.98 B and its embeddings 0.53 B, 0.31 B an expert."""
+    """What is published: SigLIP 0.41 B, Gemma 1.98 B and its embeddings 0.53 B; an expert by hand."""
     vlm = policy.mixture.streams["vlm"]
     assert count(vlm.embed_tokens) == 257_216 * 2048 == 526_778_368
     assert count(vlm) - count(vlm.embed_tokens) == 18 * gemma_layer(2048, 16384) + 2048 == 1_981_884_416
     expert = 18 * gemma_layer(1024, 4096) + 1024
     assert count(policy.mixture.streams["action"]) == count(policy.mixture.streams["depth"]) == expert == 311_464_960
-    assert round(count(policy.vision_tower) / 1e9, 2) == 0.41
-    assert count(policy.multi_modal_projector) == 1152 * 2048 + 2048
+    layer = 4 * (1152 * 1152 + 1152) + 2 * 1152 * 4304 + 4304 + 1152 + 4 * 1152
+    patches = 3 * 14 * 14 * 1152 + 1152 + 256 * 1152
+    assert count(policy.vision_tower) == 27 * layer + patches + 2 * 1152 == 412_442_352
+    assert count(policy.multi_modal_projector) == 1152 * 2048 + 2048 == 2_361_344
+
+
+@pytest.mark.parametrize("grid", [16, 32])
+def test_both_grids_of_the_paper_can_be_built(grid):
+    with torch.device("meta"):
+        policy = QDepthVLA(QDepthVLAConfig(depth=DepthConfig(grid=grid)))
+        values = policy.depth_head(torch.zeros(1, 256, 1024))
+    assert values.shape == (1, grid**2, 160)
 
 
 def test_the_parts_are_transformers_own(policy):

@@ -24,7 +24,7 @@ def policy(make_policy):
         recipe={"training": {"steps": 950, "optimizer": {"lr": 5e-5}}},
         data={"dataset": "libero_spatial", "episodes": 432},
         metrics={"action_loss": 0.0123},
-        base="paligemma",
+        base="google/paligemma-3b-pt-224",
         licence="gemma",
     )
     return policy
@@ -75,7 +75,7 @@ def test_its_card_carries_recipe_data_metrics_and_licence(policy, hub, tmp_path)
     results.write_text(json.dumps({"suite": "metaworld", "protocol": {"episodes": 20}, "summary": {"overall": entry}}))
     policy.push_to_hub("someone/arm", model_card_kwargs={"results": [results]})
     card = ModelCard.load(hub / "someone" / "arm" / "README.md")
-    assert (card.data.license, card.data.base_model) == ("gemma", "paligemma")
+    assert (card.data.license, card.data.base_model) == ("gemma", "google/paligemma-3b-pt-224")
     assert {"robotics", "depth", "qdepth_vla"} <= set(card.data.tags)
     for said in ("| training.optimizer.lr | 5e-05 |", "| dataset | libero_spatial |", "| action_loss | 0.0123 |"):
         assert said in card.text

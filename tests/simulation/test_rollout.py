@@ -11,7 +11,7 @@ from fathom.errors import UserError
 from fathom.simulation import make_env, vector
 from fathom.simulation.rollout import Episode, Outcome, RandomPolicy, ScriptedPolicy, chunk_noise, rollout
 from fathom.simulation.vector import Environments
-from fathom.simulation.workers import Call, Workers
+from fathom.workers import Call, Workers
 
 EPISODES = [Episode(task, 10_000 + i, i) for task in ("handle-press", "reach") for i in range(2)]
 SMALL = {"image_size": 32, "action_repeat": 4}

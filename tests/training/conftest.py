@@ -47,27 +47,32 @@ POLICY = PolicyRecipe(
 WITHOUT_DEPTH = replace(POLICY, policy=replace(POLICY.policy, depth=None))
 
 
-def record(root: Path, *, depth: bool = True, actions: int = 3) -> Path:
+def record(
+    root: Path, *, depth: bool = True, actions: int = 3, states: int = 5, length: int = 8, wrist: bool = False
+) -> Path:
     """Four episodes of eight frames, the last one for validation: a box that moves before a wall."""
     features = {
         "observation.images.main": Feature.rgb(SIDE, SIDE),
         "observation.images.main_depth": Feature.depth(SIDE, SIDE),
-        "observation.state": Feature.vector(5),
+        "observation.state": Feature.vector(states),
         "action": Feature.vector(actions),
     }
+    if wrist:
+        features["observation.images.wrist"] = Feature.rgb(SIDE, SIDE)
     if not depth:
         del features["observation.images.main_depth"]
     writer = DatasetWriter(root, features, FPS)
     y, x = np.mgrid[0:SIDE, 0:SIDE]
     for number in range(4):
         random = np.random.default_rng(number)
-        box = np.stack([(abs(x - 6 - 4 * t) < 5) & (abs(y - 12 - 4 * number) < 7) for t in range(8)])
+        box = np.stack([(abs(x - 6 - 4 * t) < 5) & (abs(y - 12 - 4 * number) < 7) for t in range(length)])
         frames = {
             "observation.images.main": np.where(box[..., None], [210, 60, 30], [90, 140, 180]).astype(np.uint8),
             "observation.images.main_depth": np.where(box, 0.6, 1.2 + 0.03 * y).astype(np.float32),
-            "observation.state": random.normal(size=(8, 5)).astype(np.float32),
-            "action": random.normal(size=(8, actions)).astype(np.float32),
+            "observation.state": random.normal(size=(length, states)).astype(np.float32),
+            "action": random.normal(size=(length, actions)).astype(np.float32),
         }
+        frames["observation.images.wrist"] = frames["observation.images.main"][:, ::-1].copy()
         writer.stage_episode(number, {name: frames[name] for name in features}, ["open it", "push the box"][number % 2])
     return writer.finish({"train": range(3), "validation": range(3, 4)})
 

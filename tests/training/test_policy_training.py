@@ -12,6 +12,7 @@ import pytest
 import torch
 from vector_quantize_pytorch.vector_quantize_pytorch import Codebook
 
+from fathom.depth import quantizers
 from fathom.depth.tokenizer import DepthTokenizer
 from fathom.errors import UserError
 from fathom.policies import load_policy
@@ -89,7 +90,7 @@ class TestTokenizer:
     def test_a_killed_run_replaces_dead_codes_alike(self, dataset, monkeypatch, tmp_path):
         """Few codes die in so few steps: here all below an average use count as dead."""
         replaced, replace_codes = [], Codebook.replace
-        monkeypatch.setattr("fathom.depth.quantizers.DEAD_BELOW", 16)
+        monkeypatch.setitem(quantizers._SETTINGS, "threshold_ema_dead_code", 16)
         monkeypatch.setattr(Codebook, "replace", lambda *a, **k: (replaced.append(1), replace_codes(*a, **k))[1])
         train_tokenizer(dataset, TOKENIZER, tmp_path / "whole")
         with killed(DepthTokenizer, 3):

@@ -38,7 +38,7 @@ def run(folder, config=CONFIG, kill_at=None, poison_at=None):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.Linear(8, 1))
 
-    def loss_of(batch, step, generator):
+    def loss_of(batch, whole, step, generator):
         if step == kill_at:
             raise Killed
         noise = torch.randn(4, 1, generator=generator)

@@ -6,16 +6,19 @@ import pytest
 import torch
 
 from fathom.data.dataset import open_dataset
+from fathom.data.normalization import Normalization
 from fathom.errors import UserError
 from fathom.policies import load_policy
 from fathom.policies.qdepth_vla import QDepthVLA
+from fathom.policies.text import TextTokenizer
+from fathom.recipes import POLICY_RECIPES
 from fathom.training.batches import from_memory, load_into_memory
 from fathom.training.loop import train
 from fathom.training.policy import train_policy
 from fathom.training.tokenizer import train_tokenizer
 from fathom.training.tuning import LoRA
 
-from .conftest import POLICY, TOKENIZER, TRAINING
+from .conftest import POLICY, TOKENIZER, TRAINING, record
 from .test_policy_training import killed, log, weights
 
 DEPTH = POLICY.policy.depth
@@ -29,7 +32,9 @@ POLICY_FIELDS = {
     "tau": {"depth": replace(DEPTH, temperature=2.5)},
     "future depth": {"depth": replace(DEPTH, future=2)},
     "horizon 1": {"horizon": 1},
-    "horizon 8": {"horizon": 8},
+    "horizon 16": {"horizon": 16},
+    "horizon 50": {"horizon": 50},
+    "two cameras": {"cameras": ("main", "wrist")},
     "open-pi-zero's conventions": {"conventions": "open_pi_zero"},
     "soft cap": {"softcap": 50.0},
 }
@@ -55,12 +60,12 @@ def trained(dataset, recipe, folder, tokenizer):
     policy = load_policy(folder)
     batch = open_dataset(dataset, horizon=policy.config.horizon, split="validation").batch([0, 3])
     assert policy.sample_actions(batch).isfinite().all()
-    assert all(line["loss"] == line["loss"] for line in log(folder))
     return policy, batch
 
 
 @pytest.mark.parametrize("name", POLICY_FIELDS)
-def test_a_field_of_the_policy(name, dataset, tokenizer, tokenizers, tmp_path):
+def test_a_field_of_the_policy(name, dataset, longer, tokenizer, tokenizers, tmp_path):
+    dataset = longer if name in ("horizon 16", "horizon 50", "two cameras") else dataset
     recipe = replace(POLICY, policy=replace(POLICY.policy, **POLICY_FIELDS[name]))
     tokenizer = tokenizers.get(name, tokenizer)
     policy, batch = trained(dataset, recipe, tmp_path / "policy", tokenizer)
@@ -70,6 +75,21 @@ def test_a_field_of_the_policy(name, dataset, tokenizer, tokenizers, tmp_path):
         assert picture.shape == (2, 1, 32, 32)
         assert policy.config.depth.future == 0 or policy.predict_depth(batch, ahead=True).shape == picture.shape
         assert 0.99 * low <= picture.min() and picture.max() <= 1.01 * high
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory):
+    """Episodes of 52 frames, with a second camera."""
+    return record(tmp_path_factory.mktemp("longer") / "dataset", length=52, wrist=True)
+
+
+@pytest.mark.parametrize("name", POLICY_RECIPES)
+def test_a_recipe_of_the_paper_trains_and_is_saved(name, dataset, tokenizer, tmp_path):
+    """At these tests' size, for one of its epochs; everything else is the recipe's."""
+    recipe = POLICY_RECIPES[name]()
+    sizes = replace(POLICY.policy, horizon=min(8, recipe.policy.horizon), conventions=recipe.policy.conventions)
+    training = replace(recipe.training, steps=1000, epochs=1, batch_size=8, micro_batch=4, workers=0, in_memory=True)
+    trained(dataset, replace(recipe, policy=sizes, training=training), tmp_path / "policy", tokenizer)
 
 
 @pytest.mark.parametrize("name", RECIPE_FIELDS)
@@ -163,8 +183,39 @@ def test_a_killed_lora_run_goes_on_to_the_same_weights(dataset, tokenizer, tmp_p
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
 
 
-def test_micro_batches_add_up_to_the_batch(dataset, tmp_path):
-    """One step in parts is the step as a whole: here with losses that do not depend on what is drawn."""
+def test_the_parts_of_a_batch_add_up_to_it(dataset, tokenizer):
+    """Loss and gradient of a batch with padding, as a whole and in parts; the same noise and times for both."""
+    depth = replace(DEPTH, future=6)
+    config = replace(POLICY.policy, depth=depth, state_dim=5, action_dim=3)
+    data = open_dataset(dataset, horizon=4, depth=True, future=6, split="train")
+    batch = data.batch([0, 1, 5, 7, 14, 15])  # five of them run past the end of an episode, in different measure
+    assert batch.action_is_pad.any(1).tolist() == [False, False, True, True, True, True]
+    torch.manual_seed(0)
+    text = TextTokenizer.from_instructions(data.tasks)
+    policy = QDepthVLA(
+        replace(config, vocab_size=text.vocab_size), Normalization.from_stats(data.stats), text, tokenizer
+    ).eval()
+    noise, time = torch.randn(6, 4, 3), torch.rand(6)
+
+    def losses(part, rows):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "randn", lambda *_, **__: noise[rows])
+            patch.setattr("fathom.policies.flow.Flow.sample_time", lambda *_: time[rows])
+            return policy.loss(part, whole=batch)
+
+    def gradient(parts):
+        policy.zero_grad()
+        total = sum(losses(part, slice(i * len(part), (i + 1) * len(part))).total(0.1) for i, part in enumerate(parts))
+        total.backward()
+        return total, policy.vision_tower.embeddings.patch_embedding.weight.grad.clone()
+
+    (whole, of_whole), (parts, of_parts) = gradient([batch]), gradient(batch.split(2))
+    torch.testing.assert_close(parts, whole)
+    torch.testing.assert_close(of_parts, of_whole)
+
+
+def test_micro_batches_are_one_step(dataset, tmp_path):
+    """In the loop: the gradients of the parts come together before the optimiser moves."""
     memory = load_into_memory(open_dataset(dataset, horizon=2))
     results = []
     for micro in (None, 2):
@@ -172,8 +223,8 @@ def test_micro_batches_add_up_to_the_batch(dataset, tmp_path):
         model = torch.nn.Linear(5, 3)
         config = replace(TRAINING, micro_batch=micro, steps=3)
 
-        def loss_of(batch, step, generator, model=model):
-            error = (model(batch.state) - batch.actions[:, 0]).square().mean()
+        def loss_of(part, whole, step, generator, model=model):
+            error = (model(part.state) - part.actions[:, 0]).square().mean(1).sum() / len(whole)
             return error, {"error": error}
 
         train(model, loss_of, from_memory(memory, config), config, tmp_path / str(micro), label="test")
@@ -184,6 +235,13 @@ def test_micro_batches_add_up_to_the_batch(dataset, tmp_path):
 
 def test_epochs_become_steps(dataset, tmp_path):
     """Three passes over the 24 training frames in batches of 4 are 18 steps."""
-    recipe = replace(POLICY, policy=replace(POLICY.policy, depth=None), training=replace(TRAINING, epochs=3))
+    recipe = replace(
+        POLICY, policy=replace(POLICY.policy, depth=None), training=replace(TRAINING, steps=1000, epochs=3)
+    )
     train_policy(dataset, recipe, tmp_path / "policy")
     assert log(tmp_path / "policy")[-1]["step"] == 18
+
+
+def test_steps_and_epochs_are_one_or_the_other():
+    with pytest.raises(ValueError, match=r"both steps 100 and epochs 9 are given"):
+        replace(TRAINING, steps=100, epochs=9)

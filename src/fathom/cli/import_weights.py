@@ -44,6 +44,12 @@ class ImportPaliGemma:
     expert_mlp: int = 4096
     """MLP width of the two."""
 
+    conventions: Literal["open_pi_zero", "openpi"] = "open_pi_zero"
+    """What the policy takes over from the code base that it resembles: positions, scaling, time, flow."""
+
+    softcap: float | None = None
+    """Cap on the attention logits. PaliGemma has none; open-pi-zero trained with 50."""
+
     seed: int = 0
     """Of the first values."""
 
@@ -61,6 +67,8 @@ class ImportPaliGemma:
                 text_tokens=self.text_tokens,
                 expert_width=self.expert_width,
                 expert_mlp=self.expert_mlp,
+                conventions=self.conventions,
+                softcap=self.softcap,
             )
         except ValueError as error:
             raise UserError(str(error)) from None

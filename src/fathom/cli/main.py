@@ -15,22 +15,31 @@ from typing import Annotated, Any, NoReturn, Union, cast
 
 import tyro
 
+from fathom.cli.annotate import Annotate
 from fathom.cli.collect import Collect
+from fathom.cli.convert import ConvertHdf5, ConvertLeRobot, ConvertRlds
 from fathom.cli.doctor import Doctor
 from fathom.cli.eval import Eval
 from fathom.cli.import_weights import ImportOpenPiZero, ImportPaliGemma, ImportPi0
+from fathom.cli.inspect import Inspect
 from fathom.cli.quickstart import Quickstart
 from fathom.cli.report import Report
 from fathom.cli.tokenizer import TokenizerEval, TokenizerTrain
 from fathom.cli.train import Train
 from fathom.cli.verb import STYLE, Group, RecipeVerb, Verb, with_settings
-from fathom.cli.verify import VerifyLeRobot, VerifyOpenPiZero
+from fathom.cli.verify import VerifyLeRobot, VerifyOpenPiZero, VerifyVideoDepthAnything
 from fathom.errors import UserError
 from fathom.files import is_full_disk
 
 VERBS: dict[str, type[Verb] | Group] = {
     "quickstart": Quickstart,
     "collect": Collect,
+    "convert": Group(
+        "Turn a dataset of another format into a LeRobot v3.0 dataset.",
+        {"libero-hdf5": ConvertHdf5, "rlds": ConvertRlds, "lerobot-v21": ConvertLeRobot},
+    ),
+    "annotate": Annotate,
+    "inspect": Inspect,
     "tokenizer": Group(
         "Train and measure the depth tokenizer, which turns depth pictures into codes.",
         {"train": TokenizerTrain, "eval": TokenizerEval},
@@ -44,7 +53,11 @@ VERBS: dict[str, type[Verb] | Group] = {
     "report": Report,
     "verify": Group(
         "Compare our results with those of the code that defines them.",
-        {"lerobot": VerifyLeRobot, "open-pi-zero": VerifyOpenPiZero},
+        {
+            "lerobot": VerifyLeRobot,
+            "open-pi-zero": VerifyOpenPiZero,
+            "video-depth-anything": VerifyVideoDepthAnything,
+        },
     ),
     "doctor": Doctor,
 }
@@ -67,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except UserError as error:
         _say(str(error))
+        for line in error.details:
+            print(f"  {line}", file=sys.stderr)
         return BAD_INPUT
     except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         _say(f"{error.filename}: {(error.strerror or 'cannot be used').lower()}; choose another path")
@@ -102,7 +117,11 @@ def _explain(verb: type[RecipeVerb], arguments: list[str], options: dict[str, An
     recipe = verb.recipe_called(name)
     with suppress(SystemExit):
         tyro.cli(_choice(VERBS), **options, return_unknown_args=True)
-    print(f"\nThe fields of the recipe {name!r} are options too:\n", flush=True)
+    print(
+        f"\nThe fields of the recipe {name!r} are options too. A part that can be left out is left out\n"
+        "by `none`, as in `--policy.depth none`; one that is, such as `--lora`, comes in by naming a field of it.\n",
+        flush=True,
+    )
     with_settings(recipe, ("--help",), f"fathom … --recipe {name}")
     raise SystemExit(0)
 

@@ -57,6 +57,9 @@ class TokenizerEval:
     frames: int = 512
     """Frames to reconstruct, evenly spread."""
 
+    picture: Path | None = None
+    """Write true and reconstructed depth of a few frames here, as a PNG."""
+
     def run(self) -> None:
         from fathom.depth.tokenizer import DepthTokenizer
         from fathom.training.tokenizer import score_line, score_tokenizer
@@ -64,3 +67,9 @@ class TokenizerEval:
         tokenizer = DepthTokenizer.load(self.tokenizer)
         split = None if self.split == "all" else self.split
         print(score_line(score_tokenizer(tokenizer, self.dataset, split, frames=self.frames)))
+        if self.picture:
+            from fathom.files import write_file
+            from fathom.report.tokenizer_pictures import draw
+
+            write_file(self.picture, draw({"reconstructed": tokenizer}, self.dataset, split))
+            print(f"true and reconstructed depth: {self.picture}")

@@ -43,3 +43,20 @@ class VerifyOpenPiZero:
             print(f"{name}: largest difference {difference:.2g}, allowed {self.tolerance:.2g}")
         print(json.dumps(verdict))
         return 0 if verdict["ok"] else 1
+
+
+@dataclass(frozen=True)
+class VerifyVideoDepthAnything:
+    """Compare the depth of our Video-Depth-Anything with what the official code computed from the same weights."""
+
+    prefix: tyro.conf.Positional[Path]
+    """The path of .config.json, .weights.safetensors and .cases.safetensors up to these endings."""
+
+    def run(self) -> int:
+        from fathom.depth.estimators.verify import verify_video_depth_anything
+
+        verdict = verify_video_depth_anything(self.prefix)
+        for name, difference in verdict["max"].items():
+            print(f"{name}: largest difference {difference:.2g}, allowed {verdict['tolerance'][name]:.2g}")
+        print(json.dumps(verdict))
+        return 0 if verdict["ok"] else 1

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from fathom.data.depth_codec import DepthCodec
+from fathom.depth.depth_map import DepthKind
 from fathom.errors import UserError
 
 VERSION = "v3.0"
@@ -43,11 +44,16 @@ class Feature:
         return cls("video", (height, width, 3), ["height", "width", "channels"], {"is_depth_map": False})
 
     @classmethod
-    def depth(cls, height: int, width: int, codec: DepthCodec | None = None) -> Self:
-        """A depth camera in metres, stored losslessly as 12-bit codes in a video."""
-        codec = codec or DepthCodec()
-        info = {"is_depth_map": True, "depth_unit": "mm", **codec.to_info()}
-        return cls("video", (height, width, 1), ["height", "width", "channels"], info)
+    def depth(cls, height: int, width: int, kind: DepthKind = "metric") -> Self:
+        """A depth camera, stored losslessly as 12-bit codes in a video; where a pixel has no depth it is 0.
+
+        Metres have LeRobot's logarithmic codes. Relative inverse depth, normalised to (0, 1], has linear ones; a reader
+        that does not know of ``fathom.depth_kind`` takes it for metres.
+        """
+        relative = DepthCodec(minimum=0.0, maximum=1.0, use_log=False, holes=True)
+        codec = DepthCodec(holes=True) if kind == "metric" else relative
+        info = {"is_depth_map": True, "depth_unit": "mm" if kind == "metric" else "m", **codec.to_info()}
+        return cls("video", (height, width, 1), ["height", "width", "channels"], {**info, "fathom.depth_kind": kind})
 
     @classmethod
     def segmentation(cls, height: int, width: int, names: Mapping[int, str]) -> Self:
@@ -89,6 +95,11 @@ class Feature:
     @property
     def depth_codec(self) -> DepthCodec:
         return DepthCodec.from_info(self.info)
+
+    @property
+    def depth_kind(self) -> DepthKind:
+        """What depth in this feature means; metres where nothing else is said."""
+        return self.info.get("fathom.depth_kind", "metric")
 
     @property
     def depth_unit(self) -> str | None:
@@ -153,7 +164,7 @@ class DatasetInfo:
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: not a readable LeRobot info file ({error!r}); restore it.") from error
         if not version.startswith("v3."):
-            hint = "convert it with `python -m lerobot.scripts.convert_dataset_v21_to_v30`" if version == "v2.1" else ""
+            hint = "convert it with `fathom convert lerobot-v21`" if version in ("v2.0", "v2.1") else ""
             raise UserError(
                 f"{root}: a LeRobot {version} dataset, but {VERSION} is expected; {hint or 'convert it with lerobot'}."
             )

@@ -1,7 +1,7 @@
 """Batches in an endless, reproducible order, decoded in workers."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,9 +71,9 @@ class Loader:
             len(dataset), batch_size, seed=seed, start_step=start_step, rank=rank, world_size=world_size
         )
         self._batches: DataLoader[Any] = DataLoader(
-            _Told(dataset),
+            WholeBatches(dataset),
             batch_sampler=sampler,
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             num_workers=workers,
             multiprocessing_context=start_method if workers else None,
             prefetch_factor=4 if workers else None,
@@ -86,10 +86,18 @@ class Loader:
             yield batch
 
 
-class _Told(Dataset[Any]):
+class HasBatches(Protocol):
+    """What can be loaded: a dataset, or a mixture of them."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, frames: Sequence[int]) -> Batch: ...
+
+
+class WholeBatches(Dataset[Any]):
     """Whole batches of a dataset. A bad frame is a value, not an exception, which torch would wrap in a traceback."""
 
-    def __init__(self, dataset: LeRobotDataset) -> None:
+    def __init__(self, dataset: HasBatches) -> None:
         self._dataset = dataset
 
     def __len__(self) -> int:
@@ -105,5 +113,6 @@ class _Told(Dataset[Any]):
             return error
 
 
-def _as_it_is(batch: Any) -> Any:
+def as_it_is(batch: Any) -> Any:
+    """Workers hand over whole batches: there is nothing to collate."""
     return batch

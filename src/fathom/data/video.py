@@ -111,7 +111,8 @@ def join_videos(parts: Sequence[Path], lengths: Sequence[int], fps: int, target:
         for part, length in zip(parts, lengths, strict=True):
             with av.open(str(part)) as source:
                 if stream is None:
-                    stream = output.add_stream_from_template(source.streams.video[0])
+                    # opaque: the packets are copied, so no encoder of that codec is needed
+                    stream = output.add_stream_from_template(source.streams.video[0], opaque=True)
                     stream.time_base = Fraction(1, fps)
                 for number, packet in enumerate(p for p in source.demux(video=0) if p.size):
                     # no B-frames: packets come in the order of their frames

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from fathom.data.features import DATA_PATH, INDEX_FEATURES, VIDEO_PATH, DatasetInfo, Feature
+from fathom.data.joining import Shelf, join_episodes
 from fathom.data.staging import Frames, StagedEpisode, stage
 from fathom.data.statistics import FeatureStats, picture_stats, to_lists, vector_stats
 from fathom.data.tables import episode_table, frame_table, task_table
-from fathom.data.video import DEPTH, RGB, join_videos, stream_header
+from fathom.data.video import DEPTH, RGB
 from fathom.errors import UserError
 from fathom.files import full_disk_is_told, sync, write_json
 
-MEGABYTE = 1 << 20
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 _STORAGE = {"rgb": "video", "depth": "video", "labels": "image"}
 
@@ -50,7 +50,7 @@ class DatasetWriter:
         self.root = Path(root)
         if self.root.exists():
             raise UserError(f"{self.root}: something is already here; remove it or choose another folder.")
-        self.features = {name: _prepared(name, feature, fps) for name, feature in features.items()}
+        self.features = {name: prepared(name, feature, fps) for name, feature in features.items()}
         self.info = DatasetInfo(
             fps=fps,
             features={**self.features, **INDEX_FEATURES},
@@ -130,8 +130,12 @@ class DatasetWriter:
             )
 
 
-def _prepared(name: str, feature: Feature, fps: int) -> Feature:
-    """The feature with what LeRobot notes about its video."""
+def prepared(name: str, feature: Feature, fps: int) -> Feature:
+    """The feature with what LeRobot notes about its video.
+
+    Raises:
+        UserError: it has a name or a kind that cannot be written.
+    """
     if "/" in name or name in INDEX_FEATURES:
         raise UserError(f"feature {name!r}: the name is reserved or holds a '/'; choose another one.")
     if feature.kind == "text" or (feature.kind == "vector" and len(feature.shape) != 1):
@@ -145,24 +149,6 @@ def _prepared(name: str, feature: Feature, fps: int) -> Feature:
     height, width, _ = feature.picture_shape
     encoding = DEPTH if feature.kind == "depth" else RGB
     return replace(feature, info={**feature.info, **encoding.to_info(height, width, fps)})
-
-
-@dataclass
-class _Shelf:
-    """Fills files up to a size and folders up to a number of files."""
-
-    limit_mb: float
-    files_per_chunk: int
-    file: int = 0
-    filled: int = 0
-
-    def put(self, size: int, new_file: bool = False) -> dict[str, int]:
-        """Where ``size`` more bytes go."""
-        if self.filled and (new_file or self.filled + size >= self.limit_mb * MEGABYTE):
-            self.file, self.filled = self.file + 1, 0
-        self.filled += size
-        chunk, file = divmod(self.file, self.files_per_chunk)
-        return {"chunk_index": chunk, "file_index": file}
 
 
 class _Assembly:
@@ -179,7 +165,8 @@ class _Assembly:
         stats = self._write_data()
         for name, feature in self.info.features.items():
             if feature.dtype == "video":
-                self._join_videos(name)
+                for row, place in zip(self.rows, join_episodes(self.root, self.info, name, self.episodes), strict=True):
+                    row.update(place)
             if feature.dtype in ("video", "image"):
                 stats[name] = self._picture_stats(name, feature)
         for row in self.rows:
@@ -198,7 +185,7 @@ class _Assembly:
 
     def _write_data(self) -> dict[str, FeatureStats]:
         """The frames' tables, one row group per episode; returns the statistics of all vectors."""
-        shelf = _Shelf(self.info.data_files_size_in_mb, self.info.chunks_size)
+        shelf = Shelf(self.info.data_files_size_in_mb, self.info.chunks_size)
         vectors = [name for name, feature in self.info.features.items() if feature.kind == "vector"]
         pictures = [name for name, feature in self.info.features.items() if feature.dtype == "image"]
         values: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in vectors}
@@ -237,28 +224,6 @@ class _Assembly:
             "index": frames + begin,
             "task_index": np.full_like(frames, self.tasks.index(episode.task)),
         }
-
-    def _join_videos(self, name: str) -> None:
-        shelf = _Shelf(self.info.video_files_size_in_mb, self.info.chunks_size)
-        files: dict[tuple[int, int], list[StagedEpisode]] = {}
-        header = None
-        for row, episode in zip(self.rows, self.episodes, strict=True):
-            path = episode.video(name)
-            own = stream_header(path)
-            # a run taken up with another encoder version: its packets need a file of their own
-            place = shelf.put(path.stat().st_size, new_file=header not in (None, own))
-            header = own
-            parts = files.setdefault((place["chunk_index"], place["file_index"]), [])
-            before = sum(part.length for part in parts)
-            row |= {f"videos/{name}/{key}": value for key, value in place.items()}
-            row[f"videos/{name}/from_timestamp"] = before / self.info.fps
-            row[f"videos/{name}/to_timestamp"] = (before + episode.length) / self.info.fps
-            parts.append(episode)
-        for (chunk, number), parts in files.items():
-            template = str(self.info.video_path)
-            target = self.root / template.format(video_key=name, chunk_index=chunk, file_index=number)
-            lengths = [part.length for part in parts]
-            join_videos([part.video(name) for part in parts], lengths, int(self.info.fps), target)
 
     def _picture_stats(self, name: str, feature: Feature) -> FeatureStats:
         total: np.ndarray[Any, Any] | int = 0

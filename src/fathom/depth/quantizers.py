@@ -1,8 +1,10 @@
-"""What stands between the tokenizer's encoder and its decoder: three ways to make a depth picture's vectors learnable.
+"""What stands between the tokenizer's encoder and its decoder: the ways to make a depth picture's vectors learnable.
 
 Each module has ``bottleneck``, which training uses: from the encoder's output to what the decoder reads, with the terms
 that the loss gains. Those with codes have a ``codebook`` and ``indices`` besides.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,27 +16,46 @@ from fathom.errors import UserError
 
 # A code that is used less often than this per batch, on a running average, is replaced by a vector of the encoder's.
 DEAD_BELOW = 2
+# How much of a running average is left after a step: of how often a code is used and, with `ema`, of the code itself.
+DECAY = 0.99
+
+# The library's defaults differ from the paper's and from one version to the next. Its own losses are off: they weight
+# codebook and commitment alike, the terms of equation 2 are in `bottleneck`.
+_SETTINGS: dict[str, Any] = {
+    "accept_image_fmap": True,
+    "heads": 1,
+    "use_cosine_sim": False,
+    "stochastic_sample_codes": False,
+    "straight_through": False,  # that of Gumbel samples; the plain one is what is left when all others are off
+    "rotation_trick": False,
+    "commitment_weight": 0.0,
+    "kmeans_init": True,
+    "kmeans_iters": 10,
+    "eps": 1e-5,
+    "decay": DECAY,
+    "threshold_ema_dead_code": DEAD_BELOW,
+}
 
 Terms = dict[str, Tensor]
 """Unweighted terms of the loss, each a mean over elements, by their names in ``TokenizerLosses``."""
 
 
 class VectorQuantizer(VectorQuantize):
-    """Each vector becomes the nearest entry of a learned codebook (the paper's VQ-VAE, equations 1 and 2)."""
+    """Each vector becomes the nearest entry of a learned codebook (the paper's VQ-VAE, equations 1 and 2).
+
+    Attributes:
+        moving_average: whether codes follow their vectors by a running mean, not by gradients.
+    """
+
+    moving_average = False
 
     def __init__(self, code_dim: int, codes: int) -> None:
-        # The library's own losses weight codebook and commitment alike: they are off, equation 2 is in `bottleneck`.
         super().__init__(
             dim=code_dim,
             codebook_size=codes,
-            accept_image_fmap=True,
-            learnable_codebook=True,
-            ema_update=False,
-            commitment_weight=0.0,
-            rotation_trick=False,
-            kmeans_init=True,
-            decay=0.99,
-            threshold_ema_dead_code=DEAD_BELOW,
+            learnable_codebook=not self.moving_average,
+            ema_update=self.moving_average,
+            **_SETTINGS,
         )
 
     def bottleneck(self, encoded: Float[Tensor, "batch code_dim grid grid"]) -> tuple[Tensor, Terms]:
@@ -49,6 +70,25 @@ class VectorQuantizer(VectorQuantize):
     def indices(self, vectors: Float[Tensor, "batch tokens code_dim"]) -> Int[Tensor, "batch tokens"]:
         """The nearest code of each vector (equation 1)."""
         return torch.cdist(vectors, self.codebook[None]).argmin(-1)
+
+
+class MovingAverageQuantizer(VectorQuantizer):
+    """The same, but each code is a running mean of the vectors that it stands for, in place of the codebook term.
+
+    Source: van den Oord et al. 2017, "Neural Discrete Representation Learning" (arXiv 1711.00937), appendix A.1.
+    """
+
+    moving_average = True
+
+    def bottleneck(self, encoded: Float[Tensor, "batch code_dim grid grid"]) -> tuple[Tensor, Terms]:
+        """The codes, straight through, and the commitment term; in training the codes then move on."""
+        with torch.autocast(encoded.device.type, enabled=False):  # sums over thousands of vectors need fp32
+            encoded = encoded.float()
+            straight_through, indices, _ = self(encoded, freeze_codebook=True)
+            code = self.codebook[indices].movedim(-1, 1)
+            if self.training:
+                self.update_indices(encoded.detach(), indices)
+            return straight_through, {"commitment": F.mse_loss(encoded, code)}
 
 
 class ScalarQuantizer(FSQ):
@@ -106,5 +146,5 @@ class Gaussian(nn.Module):
 def _no_codes() -> UserError:
     return UserError(
         "this depth tokenizer is a continuous VAE (quantizer 'none') and has no codes: "
-        "use its latents, or train a tokenizer with quantizer 'vq' or 'fsq'"
+        "use its latents, or train a tokenizer with quantizer 'vq', 'ema' or 'fsq'"
     )

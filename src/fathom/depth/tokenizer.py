@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from fathom.config import parse_config, read_json, write_config
 from fathom.depth.autoencoder import Decoder, Encoder
-from fathom.depth.depth_map import LogRange, valid
-from fathom.depth.quantizers import Gaussian, ScalarQuantizer, VectorQuantizer
+from fathom.depth.depth_map import LOWEST, DepthKind, LogRange, valid
+from fathom.depth.quantizers import Gaussian, MovingAverageQuantizer, ScalarQuantizer, VectorQuantizer
 from fathom.errors import UserError
 from fathom.weights import load_weights, save_weights
 
 # What a saved tokenizer's `config.json` says it is.
-TYPES = {"vq": "vq_vae", "fsq": "fsq_vae", "none": "vae"}
+TYPES = {"vq": "vq_vae", "ema": "vq_vae", "fsq": "fsq_vae", "none": "vae"}
 
 
 @dataclass(frozen=True)
@@ -32,30 +32,31 @@ class DepthTokenizerConfig:
     Attributes:
         image_size: side of the square depth picture, in pixels [D: lines up with 16x16 patches of a 224 px image].
         grid: side of the code grid; the paper uses 16 and tries 32.
-        quantizer: ``vq``: a learned codebook (the paper); ``fsq``: finite scalar quantization, whose codes cannot
-            collapse (arXiv 2309.15505); ``none``: a continuous VAE, latent vectors without codes (the paper's future
-            work).
+        quantizer: ``vq``: a learned codebook (the paper); ``ema``: a codebook of running means (arXiv 1711.00937);
+            ``fsq``: finite scalar quantization, whose codes are fixed combinations (arXiv 2309.15505); ``none``: a
+            continuous VAE, latent vectors without codes (the paper's future work).
         codes: entries of the codebook, K; with ``fsq`` the product of ``levels``, with ``none`` unused.
         levels: with ``fsq``, how many values each number of a code can take.
         code_dim: dimension of a code or latent vector, d.
         width: channels at the code grid, halved at every doubling of the resolution; residual blocks stand at the
             code grid and at twice its resolution, finer levels are plain convolutions [D].
-        commitment: with ``vq``, the weight beta of the commitment term.
+        commitment: with ``vq`` and ``ema``, the weight beta of the commitment term.
         kl_weight: with ``none``, the weight of the divergence from a standard normal distribution [D: small, as it only
             keeps the latents near unit scale].
-        depth_range: the fixed range on which metric depth is put.
+        depth_range: the fixed range on which metric depth is put; ``None``: depth is relative inverse depth, which its
+            episode has put into (0, 1] already.
     """
 
     image_size: int = 256
     grid: int = 16
-    quantizer: Literal["vq", "fsq", "none"] = "vq"
+    quantizer: Literal["vq", "ema", "fsq", "none"] = "vq"
     codes: int = 256
     levels: tuple[int, ...] = (8, 6, 5)
     code_dim: int = 160
     width: int = 128
     commitment: float = 0.25
     kl_weight: float = 1e-4
-    depth_range: LogRange = field(default_factory=lambda: LogRange(0.1, 10.0))
+    depth_range: LogRange | None = field(default_factory=lambda: LogRange(0.1, 10.0))
 
     def __post_init__(self) -> None:
         if self.image_size % self.grid or (self.image_size // self.grid) & (self.image_size // self.grid - 1):
@@ -76,6 +77,11 @@ class DepthTokenizerConfig:
         """Whether a depth picture becomes codes, and not continuous vectors."""
         return self.quantizer != "none"
 
+    @property
+    def kind(self) -> DepthKind:
+        """What the depth is that goes in and comes out."""
+        return "metric" if self.depth_range else "relative_inverse"
+
 
 @dataclass(frozen=True)
 class TokenizerLosses:
@@ -84,7 +90,8 @@ class TokenizerLosses:
     Attributes:
         reconstruction: absolute error of the normalised picture, over valid pixels.
         total: their weighted sum.
-        codebook, commitment: of ``vq``, equation 2.
+        codebook: of ``vq``, equation 2.
+        commitment: of ``vq`` and ``ema``, likewise.
         kl: of ``none``, in nats.
     """
 
@@ -100,7 +107,10 @@ class TokenizerLosses:
 
 
 class DepthTokenizer(nn.Module):
-    """Depth picture to code indices, or to latent vectors, and back."""
+    """Depth picture to code indices, or to latent vectors, and back.
+
+    Depth is metric, or relative inverse depth in (0, 1]: of ``config.kind``; 0 and NaN say that it is not known.
+    """
 
     def __init__(self, config: DepthTokenizerConfig) -> None:
         super().__init__()
@@ -121,9 +131,10 @@ class DepthTokenizer(nn.Module):
         return self.quantizer.codebook
 
     def loss(self, depth: Float[Tensor, "batch 1 height width"]) -> TokenizerLosses:
-        """The loss on metric depth of any size; invalid pixels do not count in the reconstruction.
+        """The loss on depth of any size; invalid pixels do not count in the reconstruction.
 
-        It is equation 2 for ``vq``, the reconstruction alone for ``fsq``, and with the divergence for ``none``.
+        It is equation 2 for ``vq``, without its codebook term for ``ema``, the reconstruction alone for ``fsq``, and
+        with the divergence for ``none``.
         """
         target, mask = self.prepare(depth)
         latent, terms = self.quantizer.bottleneck(self.encoder(target))
@@ -137,7 +148,7 @@ class DepthTokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, depth: Float[Tensor, "batch 1 height width"]) -> Int[Tensor, "batch tokens"]:
-        """Metric depth of any size to code indices, row by row of the grid (equation 1).
+        """Depth of any size to code indices, row by row of the grid (equation 1).
 
         Raises:
             UserError: a continuous VAE has no codes.
@@ -147,7 +158,7 @@ class DepthTokenizer(nn.Module):
 
     @torch.no_grad()
     def decode(self, indices: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch 1 size size"]:
-        """Code indices to metric depth.
+        """Code indices to depth.
 
         Raises:
             UserError: a continuous VAE has no codes.
@@ -156,7 +167,7 @@ class DepthTokenizer(nn.Module):
 
     @torch.no_grad()
     def latents(self, depth: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch tokens code_dim"]:
-        """Metric depth of any size to a continuous VAE's latent vectors (their means), row by row of the grid.
+        """Depth of any size to a continuous VAE's latent vectors (their means), row by row of the grid.
 
         Raises:
             UserError: the tokenizer has codes instead.
@@ -167,7 +178,7 @@ class DepthTokenizer(nn.Module):
 
     @torch.no_grad()
     def decode_latents(self, latents: Float[Tensor, "batch tokens code_dim"]) -> Float[Tensor, "batch 1 size size"]:
-        """A continuous VAE's latent vectors to metric depth.
+        """A continuous VAE's latent vectors to depth.
 
         Raises:
             UserError: the tokenizer has codes instead.
@@ -176,21 +187,34 @@ class DepthTokenizer(nn.Module):
         return self._picture(latents)
 
     def reconstruct(self, depth: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 1 size size"]:
-        """Metric depth of any size, through codes or latents, and back."""
+        """Depth of any size, through codes or latents, and back."""
         return self.decode(self.encode(depth)) if self.config.has_codes else self.decode_latents(self.latents(depth))
 
     def prepare(
         self, depth: Float[Tensor, "batch 1 height width"]
     ) -> tuple[Float[Tensor, "batch 1 size size"], Float[Tensor, "batch 1 size size"]]:
-        """Metric depth as the encoder sees it: in [0, 1] at the tokenizer's size, and where it is valid (0 or 1).
+        """Depth as the encoder sees it: in [0, 1] at the tokenizer's size, and where it is valid (0 or 1).
 
-        Depth is sampled at the nearest pixel: a mean of a near and a far surface would be a surface that is not there.
+        Metres are put on the tokenizer's range, relative inverse depth is there already. Depth is sampled at the
+        nearest pixel: a mean of a near and a far surface would be a surface that is not there.
         """
         size = (self.config.image_size,) * 2
         depth = depth.float()
         if depth.shape[-2:] != size:
             depth = F.interpolate(depth, size, mode="nearest-exact")
-        return self.config.depth_range.normalize(depth), valid(depth).float()
+        scale = self.config.depth_range
+        picture = scale.normalize(depth) if scale else depth.nan_to_num(nan=0.0).clamp(0, 1)
+        return picture, valid(depth).float()
+
+    def depth_of(self, picture: Float[Tensor, "batch 1 size size"]) -> Float[Tensor, "batch 1 size size"]:
+        """A picture like :meth:`prepare`'s back to depth; every pixel of it is known, so none becomes 0."""
+        scale = self.config.depth_range
+        return scale.denormalize(picture.clamp(0, 1)) if scale else picture.clamp(LOWEST, 1)
+
+    def true_depth(self, depth: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 1 size size"]:
+        """What a perfect reconstruction would be: at the tokenizer's size, within its range; NaN where not known."""
+        picture, known = self.prepare(depth)
+        return self.depth_of(picture).where(known > 0, torch.nan)
 
     def save(self, folder: Path) -> None:
         """Write ``config.json`` and ``model.safetensors``."""
@@ -218,7 +242,7 @@ class DepthTokenizer(nn.Module):
 
     def _picture(self, vectors: Float[Tensor, "batch tokens code_dim"]) -> Float[Tensor, "batch 1 size size"]:
         latent = vectors.mT.unflatten(2, (self.config.grid, self.config.grid))
-        return self.config.depth_range.denormalize(self.decoder(latent).clamp(0, 1))
+        return self.depth_of(self.decoder(latent))
 
     def _check_continuous(self) -> None:
         if self.config.has_codes:
@@ -237,6 +261,8 @@ def _quantizer(config: DepthTokenizerConfig) -> VectorQuantizer | ScalarQuantize
     match config.quantizer:
         case "vq":
             return VectorQuantizer(config.code_dim, config.codes)
+        case "ema":
+            return MovingAverageQuantizer(config.code_dim, config.codes)
         case "fsq":
             return ScalarQuantizer(config.code_dim, config.levels)
         case "none":

@@ -21,7 +21,7 @@ class Provenance:
         recipe: every setting of its training.
         data: what it learnt from: name, episodes, frames, tasks.
         metrics: the last line that its training logged.
-        base: the policy or checkpoint whose weights the training started from.
+        base: the hub id of the checkpoint that all began with; ``None`` if it was none of the hub.
         licence: of the weights, as the hub abbreviates it (``gemma``, ``apache-2.0``); ``None`` where nobody said.
     """
 

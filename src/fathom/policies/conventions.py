@@ -1,4 +1,4 @@
-"""The two families of conventions among open versions of pi-zero, each as one frozen value (SPEC 1.5)."""
+"""The two families of conventions among open versions of pi-zero, each as one frozen value."""
 
 import math
 from dataclasses import dataclass

@@ -56,8 +56,13 @@ class Policy(nn.Module, ModelHubMixin, ABC):
         """(horizon, action) of the noise that one chunk starts from."""
 
     @abstractmethod
-    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> Losses:
-        """The loss on a batch; ``generator`` draws noise and time."""
+    def loss(self, batch: Batch, generator: torch.Generator | None = None, whole: Batch | None = None) -> Losses:
+        """The loss on a batch.
+
+        Args:
+            generator: draws noise and time.
+            whole: the batch that this one is a part of; the losses of the parts add up to that of the whole.
+        """
 
     @abstractmethod
     def sample_actions(

@@ -1,6 +1,7 @@
 """Recipes: named, typed configurations. To add one, write its function and name it here."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import TypeVar
 
@@ -21,7 +22,9 @@ POLICY_RECIPES: dict[str, Callable[[], PolicyRecipe]] = {
     "qdepth_piper": qdepth_piper,
 }
 TOKENIZER_RECIPES: dict[str, Callable[[], TokenizerRecipe]] = {
-    "paper": TokenizerRecipe,
+    "paper": lambda: replace(
+        TokenizerRecipe(), training=replace(TokenizerRecipe().training, in_memory=False, workers=8)
+    ),
     "quickstart": lambda: quickstart().tokenizer,
 }
 

@@ -64,7 +64,7 @@ def quickstart() -> QuickstartRecipe:
 
 
 def quickstart_policy() -> PolicyRecipe:
-    """The quickstart's QDepth-VLA: SPEC section 1 in full, two million parameters."""
+    """The quickstart's QDepth-VLA: all of the paper's parts, two million parameters."""
     return PolicyRecipe(
         policy=QDepthVLAConfig(
             horizon=8,

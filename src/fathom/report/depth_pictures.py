@@ -47,12 +47,15 @@ class Row:
 
 @dataclass(frozen=True)
 class DepthPictures:
-    """Some frames to look at, and the prediction's error over more of them, within the tokenizer's range."""
+    """Some frames to look at, and the prediction's error over more of them, within the tokenizer's range.
+
+    ``depth_range`` is ``None`` where depth is relative.
+    """
 
     rows: list[Row]
     error: DepthError
     frames: int
-    depth_range: LogRange
+    depth_range: LogRange | None
 
 
 @torch.no_grad()
@@ -72,8 +75,8 @@ def predict(policy: QDepthVLA, dataset_path: Path, split: str, *, rows: int = 4,
         true.append(maps[0])
         predicted.append(maps[2])
     truth = torch.cat(true)
-    depth_range = _tokenizer(policy).config.depth_range
-    error = depth_error(torch.cat(predicted), truth.nan_to_num(nan=depth_range.far), truth.isfinite())
+    config = _tokenizer(policy).config
+    error = depth_error(torch.cat(predicted), truth, truth.isfinite(), config.kind)
     columns = _maps(policy, dataset, shown)
     batch = dataset.batch(shown)
     images = batch.images["main"].movedim(1, -1).numpy()
@@ -84,11 +87,11 @@ def predict(policy: QDepthVLA, dataset_path: Path, split: str, *, rows: int = 4,
         ],
         error,
         len(spread),
-        depth_range,
+        config.depth_range,
     )
 
 
-def figure(rows: Sequence[Row]) -> Figure:
+def figure(rows: Sequence[Row], *, metric: bool = True) -> Figure:
     """Camera, true depth, the tokenizer's reconstruction and the policy's prediction of every row, on one scale."""
     low, high = _scale(rows)
     scale = LogNorm(low, high)
@@ -101,12 +104,14 @@ def figure(rows: Sequence[Row]) -> Figure:
             line[0].set_ylabel(fill(row.instruction, 18), fontsize=9)
             line[0].imshow(row.image, interpolation="none")
             for axes, depth in zip(line[1:], row.depth, strict=True):
-                picture = axes.imshow(depth[0].numpy(), cmap="viridis_r", norm=scale, interpolation="none")
+                picture = axes.imshow(
+                    depth[0].numpy(), cmap="viridis_r" if metric else "viridis", norm=scale, interpolation="none"
+                )
             for axes in line:
                 axes.set(xticks=[], yticks=[])
                 axes.spines[:].set_visible(False)
         bar = drawn.colorbar(picture, ax=grid, location="bottom", aspect=50, fraction=0.05, pad=0.02, extend="both")
-        bar.set_label("depth in metres")
+        bar.set_label("depth in metres" if metric else "relative inverse depth")
         bar.outline.set_visible(False)
         bar.ax.xaxis.set_major_locator(FixedLocator([tick for tick in TICKS if low <= tick <= high]))
         bar.ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -115,9 +120,9 @@ def figure(rows: Sequence[Row]) -> Figure:
     return drawn
 
 
-def draw(rows: Sequence[Row], dpi: int = 160) -> bytes:
+def draw(rows: Sequence[Row], dpi: int = 160, *, metric: bool = True) -> bytes:
     """The same as a PNG, for a README."""
-    return to_png(figure(rows), dpi)
+    return to_png(figure(rows, metric=metric), dpi)
 
 
 def _scale(rows: Sequence[Row]) -> tuple[float, float]:
@@ -130,12 +135,11 @@ def _scale(rows: Sequence[Row]) -> tuple[float, float]:
 
 
 def _maps(policy: QDepthVLA, dataset: LeRobotDataset, frames: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """True, reconstructed and predicted depth in metres, at the tokenizer's size and within its range."""
+    """True, reconstructed and predicted depth, at the tokenizer's size and within its range."""
     tokenizer = _tokenizer(policy)
     batch = dataset.batch(frames).to(policy.device)
     assert batch.depth is not None
-    target, measured = tokenizer.prepare(batch.depth)
-    true = tokenizer.config.depth_range.denormalize(target).where(measured > 0, torch.nan)
+    true = tokenizer.true_depth(batch.depth)
     rebuilt = tokenizer.reconstruct(batch.depth)
     return true.cpu(), rebuilt.cpu(), policy.predict_depth(batch).cpu()
 

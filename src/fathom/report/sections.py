@@ -100,15 +100,15 @@ def depth(run: Run) -> str:
         return ""
     pictures = depth_pictures.predict(run.policy, dataset, HELD_OUT)
     bounds = pictures.depth_range
+    within = f", within the tokenizer's range of {bounds.near:g} to {bounds.far:g} m" if bounds else ""
     return section(
         "Depth that the policy predicts",
         paragraph(
             "Frames of held-out episodes. The policy sees the camera's picture alone; the true depth is the "
             "simulator's, and its reconstruction from the tokenizer's codes is what the policy learns to predict. "
-            f"Over {pictures.frames} such frames the prediction has {_error(pictures.error)}, "
-            f"within the tokenizer's range of {bounds.near:g} to {bounds.far:g} m."
+            f"Over {pictures.frames} such frames the prediction has {_error(pictures.error)}{within}."
         ),
-        f'<div class="wide depth">{to_svg(depth_pictures.figure(pictures.rows))}</div>',
+        f'<div class="wide depth">{to_svg(depth_pictures.figure(pictures.rows, metric=bounds is not None))}</div>',
     )
 
 

@@ -20,7 +20,7 @@ from fathom.simulation import TRAINING_SEED, VALIDATION_SEED, check_task, prepar
 from fathom.simulation.demonstrations import ROBOT, Style, dataset_features, label_names, stage
 from fathom.simulation.journal import Journal
 from fathom.simulation.metaworld_tasks import ACTION_REPEAT, SIMULATOR_HZ
-from fathom.simulation.workers import Call, Workers
+from fathom.workers import Call, Workers
 
 FPS = SIMULATOR_HZ // ACTION_REPEAT
 SEEDS_PER_SPLIT = VALIDATION_SEED - TRAINING_SEED

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fathom.simulation import make_env, prepare_simulator
-from fathom.simulation.workers import Answer, Call, Workers
+from fathom.workers import Answer, Call, Workers
 
 if TYPE_CHECKING:
     from fathom.simulation.metaworld import MetaWorldEnv

@@ -37,12 +37,15 @@ class OptimizerConfig:
         return self.lr * warm * (self.final_share + (1 - self.final_share) * cosine)
 
 
+DEFAULT_STEPS = 1000
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """One training run.
 
     Attributes:
-        steps: optimiser steps.
+        steps: optimiser steps; with a recipe that counts epochs, also give ``--training.epochs None``.
         epochs: passes over the dataset, in place of ``steps``.
         batch_size: samples per step.
         micro_batch: samples that are computed at once; the gradients of a step's micro-batches are added up.
@@ -55,7 +58,7 @@ class TrainingConfig:
         workers: processes that decode, when not in memory.
     """
 
-    steps: int = 1000
+    steps: int = DEFAULT_STEPS
     epochs: float | None = None
     batch_size: int = 32
     micro_batch: int | None = None
@@ -78,7 +81,13 @@ class TrainingConfig:
             raise ValueError(f"batch_size {self.batch_size} must be a multiple of micro_batch {self.micro_batch}")
         if self.epochs is not None and self.epochs <= 0:
             raise ValueError(f"epochs is {self.epochs}: it must be more than 0")
+        if self.epochs is not None and self.steps != DEFAULT_STEPS:
+            raise ValueError(
+                f"both steps {self.steps} and epochs {self.epochs:g} are given: choose one, with epochs None for steps"
+            )
 
     def for_frames(self, frames: int) -> "TrainingConfig":
         """The same with ``epochs`` over this many frames written out as steps."""
-        return self if self.epochs is None else replace(self, steps=math.ceil(self.epochs * frames / self.batch_size))
+        if self.epochs is None:
+            return self
+        return replace(self, epochs=None, steps=math.ceil(self.epochs * frames / self.batch_size))

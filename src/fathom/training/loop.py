@@ -17,8 +17,9 @@ from fathom.progress import progress_bar
 from fathom.training.checkpoint import checkpoint_path, load_state, save_state
 from fathom.training.config import TrainingConfig
 
-LossOf = Callable[[Batch, int, torch.Generator], tuple[Tensor, Mapping[str, Tensor]]]
-"""From a batch, the step and the step's generator to the loss and the metrics to log."""
+LossOf = Callable[[Batch, Batch, int, torch.Generator], tuple[Tensor, Mapping[str, Tensor]]]
+"""From a part of a batch, the whole of it, the step and the step's generator to the loss and the metrics to log, which
+of all parts add up to those of the whole."""
 
 
 def train(
@@ -62,13 +63,12 @@ def train(
             seed = _step_seed(config.seed, run.step)
             torch.manual_seed(seed)  # for libraries that draw from the global generator, as k-means does
             generator = torch.Generator().manual_seed(seed)
-            pieces = batch.split(config.micro_batch or len(batch))
-            for piece in pieces:
+            for piece in batch.split(config.micro_batch or len(batch)):
                 with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                    loss, metrics = loss_of(piece, run.step, generator)
+                    loss, metrics = loss_of(piece, batch, run.step, generator)
                 if not torch.isfinite(loss):
                     raise UserError(f"the loss is {loss.item()} at step {run.step}: lower the learning rate")
-                (loss / len(pieces)).backward()
+                loss.backward()
                 log.add({"loss": loss.detach(), **metrics}, len(piece))
             norm = run.update()
             log.step_done(norm, begin, waited)
@@ -150,23 +150,22 @@ class _Metrics:
 
     def _reset(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-        self.samples, self.waited, self.seconds = 0, 0.0, 0.0
+        self.steps, self.samples, self.waited, self.seconds = 0, 0, 0.0, 0.0
 
     def add(self, metrics: Mapping[str, Tensor], samples: int) -> None:
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, torch.zeros(())) + value.detach().float().cpu()
-            self.counts[name] = self.counts.get(name, 0) + 1
         self.samples += samples
 
     def step_done(self, norm: Tensor, begin: float, waited: float) -> None:
         self.add({"grad_norm": norm}, samples=0)
+        self.steps += 1
         self.waited, self.seconds = self.waited + waited, self.seconds + time.perf_counter() - begin
 
     def write(self, step: int, **extra: float) -> dict[str, float]:
         line = {
             "step": step,
-            **{name: (total / self.counts[name]).item() for name, total in self.sums.items()},
+            **{name: (total / self.steps).item() for name, total in self.sums.items()},
             **extra,
             "samples_per_s": self.samples / self.seconds,
             "data_wait_share": self.waited / self.seconds,

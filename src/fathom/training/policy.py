@@ -24,8 +24,8 @@ from fathom.training.checkpoint import remove_state
 from fathom.training.config import TrainingConfig
 from fathom.training.device import pick_device
 from fathom.training.loop import last_metrics, train
-from fathom.training.settings import check, claim, dataset_fingerprint, weights_fingerprint
-from fathom.training.tokenizer import encode_all
+from fathom.training.settings import check, claim, dataset_fingerprint, policy_fingerprint
+from fathom.training.tokenizer import check_kind, encode_all
 from fathom.training.tuning import LoRA, Part, add_lora, freeze, merge_lora
 from fathom.weights import fingerprint
 
@@ -77,7 +77,8 @@ def train_policy(
 
     Args:
         tokenizer: of the depth that the policy learns to predict.
-        init: a policy or an imported checkpoint whose weights the training starts from, and whose sizes the policy has.
+        init: a policy or an imported checkpoint whose weights the training starts from, and whose sizes the policy has;
+            a robot with more numbers of state or action gets further columns, which begin at zero.
 
     Raises:
         UserError: the dataset lacks a camera or depth that the policy needs, or the folder holds another run.
@@ -96,9 +97,10 @@ def train_policy(
     recipe = replace(recipe, training=recipe.training.for_frames(len(dataset)))
     made_from = {"dataset": dataset_fingerprint(dataset.root)}
     if depth and tokenizer is not None:
+        check_kind(tokenizer.config, dataset)
         made_from["depth_tokenizer"] = fingerprint(tokenizer)
     if init is not None:
-        made_from["init"] = weights_fingerprint(init / "model.safetensors")
+        made_from["init"] = policy_fingerprint(init)
     check(folder, recipe, **made_from)
     if (folder / "config.json").is_file():
         return load_policy(folder).to(pick_device())
@@ -108,15 +110,15 @@ def train_policy(
     batches = _batches(dataset, recipe, policy)
     claim(folder, recipe, **made_from)
 
-    def loss_of(batch: Batch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        losses = policy.loss(batch, generator)
+    def loss_of(part: Batch, whole: Batch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        losses = policy.loss(part, generator, whole)
         weight = recipe.depth_weight_at(step)
-        return losses.total(weight), _metrics(losses, weight)
+        return losses.total(weight), _metrics(losses, weight * len(part) / len(whole))
 
     train(policy, loss_of, batches, recipe.training, folder, label="policy")
     if adapters is not None:
         merge_lora(adapters)
-    policy.provenance = _provenance(dataset, recipe, folder, init)
+    policy.provenance = _provenance(dataset, replace(recipe, policy=policy.config), folder, init)
     policy.eval().save(folder)
     remove_state(folder)
     return policy
@@ -124,6 +126,7 @@ def train_policy(
 
 def _provenance(dataset: LeRobotDataset, recipe: PolicyRecipe, folder: Path, init: Path | None) -> Provenance:
     """For the saved policy: what it was trained on, how, and what came out."""
+    start = Provenance.load(init) if init else Provenance()
     return Provenance(
         recipe=asdict(recipe),
         data={
@@ -133,13 +136,13 @@ def _provenance(dataset: LeRobotDataset, recipe: PolicyRecipe, folder: Path, ini
             "tasks": list(dataset.tasks),
         },
         metrics=last_metrics(folder),
-        base=init.name if init else None,
-        licence=Provenance.load(init).licence if init else None,
+        base=start.base,
+        licence=start.licence,
     )
 
 
 def _metrics(losses: Losses, depth_weight: float) -> dict[str, Tensor]:
-    """By the names that ``metrics.jsonl`` has for them."""
+    """By the names that ``metrics.jsonl`` has for them; those of a batch's parts add up to those of the batch."""
     metrics = {
         "action_loss": losses.action,
         "depth_loss": losses.depth,
@@ -161,20 +164,21 @@ def _build(
     if init is None:
         text = TextTokenizer.from_instructions(dataset.tasks)
         config = replace(recipe.policy, state_dim=state, action_dim=action, vocab_size=text.vocab_size)
-        return QDepthVLA(config, normalization, text, tokenizer)
-
-    start = _config_of(init)
-    if state > start.state_dim or action > start.action_dim:
-        raise UserError(
-            f"{dataset.root} has {state} numbers of state and {action} of action; {init} was built for at most "
-            f"{start.state_dim} and {start.action_dim}"
-        )
-    try:
+    else:
+        text, start = TextTokenizer.load(init), _config_of(init)
         config = start.choosing_as(recipe.policy)
+        config = replace(
+            config, state_dim=max(state, start.state_dim), action_dim=max(action, start.action_dim),
+            # It bounds quantiles; a deviation may well be larger.
+            clip_actions=config.clip_actions if recipe.normalization == "quantile" else None,
+        )  # fmt: skip
+    text(dataset.tasks, config.text_tokens)  # an instruction that is too long is told before anything is begun
+    try:
+        policy = QDepthVLA(config, normalization, text, tokenizer)
     except ValueError as error:
-        raise UserError(f"{init}: {error}") from None
-    policy = QDepthVLA(config, normalization, TextTokenizer.load(init), tokenizer)
-    policy.start_from(init, start)
+        raise UserError(f"no policy can have these sizes: {error}") from None
+    if init is not None:
+        policy.start_from(init, start)
     return policy
 
 

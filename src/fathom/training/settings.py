@@ -50,17 +50,30 @@ def dataset_fingerprint(root: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def weights_fingerprint(path: Path) -> str:
-    """Changes with a file's size, its header and its first weights: reading all of a large one takes too long.
+def policy_fingerprint(folder: Path, samples: int = 1024) -> str:
+    """Changes with a policy's configuration and words, and with samples of its weights, spread over all of the file.
+
+    Reading all of a large one would take too long.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no policy.
     """
+    digest = hashlib.sha256()
+    path = folder / "model.safetensors"
     try:
+        for name in ("config.json", "tokenizer.json"):
+            digest.update((folder / name).read_bytes())
         with path.open("rb") as file:
-            return hashlib.sha256(str(path.stat().st_size).encode() + file.read(1 << 22)).hexdigest()[:16]
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path} is missing: a training starts from a policy or an imported checkpoint") from None
+            size = path.stat().st_size
+            digest.update(str(size).encode())
+            for sample in range(samples):
+                file.seek(sample * size // samples)
+                digest.update(file.read(4096))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(
+            f"{error.filename} is missing: a training starts from a policy or an imported checkpoint"
+        ) from None
+    return digest.hexdigest()[:16]
 
 
 def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> str | None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -12,7 +13,8 @@ from fathom.config import parse_config, read_json
 from fathom.data.batch import Batch
 from fathom.data.dataset import LeRobotDataset, known_split, open_dataset
 from fathom.data.memory import MemoryDataset
-from fathom.depth.metrics import CodebookUse, DepthError, codebook_use, depth_error
+from fathom.depth.depth_map import DepthKind
+from fathom.depth.metrics import CodebookUse, DepthError, codebook_use, depth_error, still_tokens, token_flicker
 from fathom.depth.tokenizer import DepthTokenizer, DepthTokenizerConfig
 from fathom.errors import UserError
 from fathom.files import write_json
@@ -46,21 +48,27 @@ class TokenizerScore:
         codebook: ``None`` for a continuous VAE, which has no codes.
         frames: how many were reconstructed.
         split: of the dataset they are; ``all`` for the whole.
+        kind: of the depth, and so of what the error is relative to.
+        flicker: share of codes that change from one frame to the next where the depth does not
+            (:func:`~fathom.depth.metrics.still_tokens`); ``None`` where it never stands still, or without codes.
     """
 
     error: DepthError
     codebook: CodebookUse | None
     frames: int
     split: str
+    kind: DepthKind = "metric"
+    flicker: float | None = None
 
 
 def train_tokenizer(dataset_path: Path, recipe: TokenizerRecipe, folder: Path) -> DepthTokenizer:
     """Train a tokenizer on the dataset's depth and save it in ``folder``, or go on with the one begun there.
 
     Raises:
-        UserError: the dataset has no depth, or the codebook has collapsed.
+        UserError: the dataset has no depth or depth of another kind, or the codebook has collapsed.
     """
     dataset = open_depth(dataset_path, known_split(dataset_path, "train"))
+    check_kind(recipe.tokenizer, dataset)
     made_from = {"dataset": dataset_fingerprint(dataset.root)}
     check(folder, recipe, **made_from)
     if (folder / "config.json").is_file():
@@ -69,9 +77,10 @@ def train_tokenizer(dataset_path: Path, recipe: TokenizerRecipe, folder: Path) -
     tokenizer = DepthTokenizer(recipe.tokenizer).to(pick_device())
     tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # twice as fast on a CPU
 
-    def loss_of(batch: Batch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        losses = tokenizer.loss(_depth(batch).to(next(tokenizer.parameters()).device))
-        return losses.total, losses.terms()
+    def loss_of(part: Batch, whole: Batch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        losses = tokenizer.loss(_depth(part).to(next(tokenizer.parameters()).device))
+        share = len(part) / len(whole)
+        return share * losses.total, {name: share * term for name, term in losses.terms().items()}
 
     if recipe.training.in_memory:
         source = from_memory(load_into_memory(dataset), recipe.training)
@@ -106,9 +115,11 @@ def score_line(score: TokenizerScore) -> str:
         if use
         else "continuous latents, no codebook"
     )
+    flicker = f", flicker {score.flicker:.2%}" if score.flicker is not None else ""
+    what = "" if score.kind == "metric" else " of relative inverse depth"
     return (
-        f"reconstruction of {score.frames} frames ({score.split}): AbsRel {error.abs_rel:.3f}, δ1 {error.delta_1:.3f}, "
-        f"AbsRel at edges {error.edge_abs_rel:.3f}; {codebook}"
+        f"reconstruction{what}, {score.frames} frames ({score.split}): AbsRel {error.abs_rel:.3f}, "
+        f"δ1 {error.delta_1:.3f}, AbsRel at edges {error.edge_abs_rel:.3f}; {codebook}{flicker}"
     )
 
 
@@ -116,27 +127,54 @@ def score_line(score: TokenizerScore) -> str:
 def score_tokenizer(tokenizer: DepthTokenizer, dataset_path: Path, split: str | None, *, frames: int) -> TokenizerScore:
     """Reconstruct up to ``frames`` frames, evenly spread over a split, and compare within the tokenizer's range.
 
+    For the flicker each of them is held against the frame that follows it in its episode.
+
     Args:
         split: of the dataset; ``None`` is all of it.
 
     Raises:
-        UserError: the dataset has no depth or no such split, or no frame is asked for.
+        UserError: the dataset has no depth, depth of another kind or no such split, or no frame is asked for.
     """
     if frames < 1:
         raise UserError(f"frames = {frames}: at least one is needed to measure a tokenizer")
     dataset = open_depth(dataset_path, split)
-    bounds = tokenizer.config.depth_range
-    true, rebuilt, codes = [], [], []
-    for depth in _spread(dataset, frames):
-        target, measured = tokenizer.prepare(depth)
-        true.append(bounds.denormalize(target).where(measured > 0, torch.nan))
+    config = tokenizer.config
+    check_kind(config, dataset)
+    true, rebuilt, codes, next_codes, still = [], [], [], [], []
+    for depth, after, follows in _spread(dataset, frames):
+        true.append(tokenizer.true_depth(depth))
         rebuilt.append(tokenizer.reconstruct(depth))
-        if tokenizer.config.has_codes:
+        if config.has_codes:
             codes.append(tokenizer.encode(depth))
+            next_codes.append(tokenizer.encode(after))
+            unmoved = still_tokens(true[-1], tokenizer.true_depth(after), config.grid, config.kind)
+            still.append(unmoved & follows[:, None])
     truth = torch.cat(true)
-    error = depth_error(torch.cat(rebuilt), truth.nan_to_num(nan=bounds.far), truth.isfinite())
-    use = codebook_use(torch.cat(codes), tokenizer.config.codes) if codes else None
-    return TokenizerScore(error, use, len(truth), split or "all")
+    error = depth_error(torch.cat(rebuilt), truth, truth.isfinite(), config.kind)
+    use = codebook_use(torch.cat(codes), config.codes) if codes else None
+    flicker = token_flicker(torch.cat(codes), torch.cat(next_codes), torch.cat(still)) if codes else None
+    return TokenizerScore(error, use, len(truth), split or "all", config.kind, flicker)
+
+
+def check_kind(config: DepthTokenizerConfig, dataset: LeRobotDataset) -> None:
+    """Refuse a dataset whose depth is not of the tokenizer's kind.
+
+    Raises:
+        UserError: it is not.
+    """
+    name = dataset.depth_feature
+    kind = dataset.info.features[name].depth_kind if name else config.kind
+    if kind == config.kind:
+        return
+    if kind == "metric":
+        raise UserError(
+            f"{dataset.root}: {name} is in metres, but the depth tokenizer is for relative inverse depth: train one "
+            "with a range, as --tokenizer.depth-range.near 0.1 --tokenizer.depth-range.far 10"
+        )
+    raise UserError(
+        f"{dataset.root}: {name} is relative inverse depth, but the depth tokenizer is for metres: train one with "
+        "--tokenizer.depth-range none"
+    )
 
 
 def open_depth(path: Path, split: str | None) -> LeRobotDataset:
@@ -159,11 +197,17 @@ def encode_all(tokenizer: DepthTokenizer, memory: MemoryDataset, batch_size: int
     return torch.cat(parts)
 
 
-def _spread(dataset: LeRobotDataset, frames: int) -> Iterator[Tensor]:
-    name = dataset.info.keys("depth")[0]
-    count = min(frames, len(dataset))
-    for index in torch.linspace(0, len(dataset) - 1, count).long().split(64):
-        yield torch.stack([dataset[int(i)][name] for i in index])
+def _spread(dataset: LeRobotDataset, frames: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Depth of frames spread evenly, of those right behind them, and whether these are of the same episode."""
+    name = dataset.depth_feature
+    assert name is not None  # it was opened with depth
+    episode = torch.tensor(dataset.columns["episode_index"])
+    last = len(dataset) - 1
+    for index in torch.linspace(0, last, min(frames, len(dataset))).long().split(64):
+        after = (index + 1).clamp(max=last)
+        pairs = [[dataset.picture(name, i) for i in pair] for pair in zip(index.tolist(), after.tolist(), strict=True)]
+        depth, next_depth = torch.from_numpy(np.array(pairs)).unbind(1)
+        yield depth, next_depth, (after > index) & (episode[after] == episode[index])
 
 
 def _depth(batch: Batch) -> Tensor:

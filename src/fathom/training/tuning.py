@@ -30,6 +30,12 @@ class LoRA:
     alpha: int = 16
     dropout: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not 0 <= self.dropout < 1:
+            raise ValueError(
+                f"lora.rank is {self.rank}, lora.dropout {self.dropout}: at least 1, and from 0 to below 1"
+            )
+
 
 def freeze(policy: QDepthVLA, parts: Sequence[Part]) -> None:
     """Take parts out of the training.

@@ -79,7 +79,7 @@ def test_the_folder_needs_nothing_else(golden, arguments, out, tmp_path):
     checkpoint.unlink()
     moved = out.rename(tmp_path / "elsewhere")
     assert {path.name for path in moved.iterdir()} == {
-        "config.json", "model.safetensors", "normalization.json", "tokenizer.json",
+        "config.json", "model.safetensors", "normalization.json", "provenance.json", "tokenizer.json",
     }  # fmt: skip
     policy = load_policy(moved)
     scaling = policy.normalization.actions

@@ -179,7 +179,9 @@ def test_the_experts_are_new_and_the_seed_decides(save, out, tmp_path, capsys):
 def test_the_tokenizer_is_copied_and_no_statistics_are_invented(save, out):
     source = save()
     main(["import", "paligemma", str(source), "--out", str(out), *SMALL])
-    assert {path.name for path in out.iterdir()} == {"config.json", "model.safetensors", "tokenizer.json"}
+    assert {path.name for path in out.iterdir()} == {
+        "config.json", "model.safetensors", "provenance.json", "tokenizer.json",
+    }  # fmt: skip
     assert (out / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
 
 

@@ -65,6 +65,11 @@ class VisionConfig:
     patch: int = 14
     norm_eps: float = 1e-6
 
+    def __post_init__(self) -> None:
+        _check_positive(self, "width mlp layers heads image_size patch")
+        if self.width % self.heads:
+            raise ValueError(f"vision.width {self.width} must be a multiple of vision.heads {self.heads}")
+
     @property
     def grid(self) -> int:
         """Image tokens along one side."""
@@ -115,6 +120,9 @@ class DepthConfig:
     future: int = 0
 
     def __post_init__(self) -> None:
+        _check_positive(self, "grid codes code_dim image_size")
+        if self.temperature != "auto" and self.temperature <= 0:
+            raise ValueError(f"depth.temperature is {self.temperature}: it must be above 0, or auto")
         if self.image_size % self.grid:
             raise ValueError(f"image_size {self.image_size} must be a multiple of grid {self.grid}")
         if self.future < 0:
@@ -196,18 +204,18 @@ class QDepthVLAConfig:
     def __post_init__(self) -> None:
         if not self.cameras or self.cameras[0] != "main":
             raise ValueError(f"the first camera must be 'main', not {self.cameras}")
-        if self.depth and self.depth.grid not in (self.vision.grid, 2 * self.vision.grid):
-            raise ValueError(
-                f"the depth grid {self.depth.grid} must be the image tokens' grid {self.vision.grid} or twice that"
-            )
+        _check_positive(self, "state_dim action_dim horizon vlm_width vlm_mlp expert_width expert_mlp layers heads")
+        _check_positive(self, "kv_heads head_dim vocab_size text_tokens flow_steps flow_draws")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
+        if self.head_dim % 2 or self.expert_width % 2:
+            raise ValueError(f"head_dim {self.head_dim} and expert_width {self.expert_width} must be even")
+        if self.softcap is not None and (self.softcap <= 0 or self.attention == "sdpa"):
+            raise ValueError(f"softcap {self.softcap} must be above 0, and attention 'sdpa' knows none")
 
     def choosing_as(self, other: "QDepthVLAConfig") -> "QDepthVLAConfig":
-        """These sizes, which belong to the weights, with the other's choices, which can be made for any weights.
-
-        Raises:
-            ValueError: the choices do not fit the sizes.
-        """
-        names = ("horizon", "cameras", "depth", "attention", "flow_steps", "flow_draws", "blind")
+        """These sizes, which belong to the weights, with the other's choices, which can be made for any weights."""
+        names = ("horizon", "cameras", "text_tokens", "depth", "attention", "flow_steps", "flow_draws", "blind")
         return replace(self, **{name: getattr(other, name) for name in names})
 
     @property
@@ -242,3 +250,9 @@ class QDepthVLAConfig:
                 "rope_theta": self.rope_theta if stream == "vlm" else self.expert_rope_theta,
             },
         )
+
+
+def _check_positive(config: object, names: str) -> None:
+    for name in names.split():
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} is {getattr(config, name)}: it must be at least 1")

@@ -128,7 +128,7 @@ class Pixels(DepthTarget):
 
     def picture(self, predicted: Tensor, tokenizer: DepthTokenizer) -> Float[Tensor, "batch 1 size size"]:
         """See :class:`DepthTarget`."""
-        return tokenizer.config.depth_range.denormalize(self._assembled(predicted).clamp(0, 1))
+        return tokenizer.depth_of(self._assembled(predicted))
 
     def _assembled(self, predicted: Tensor) -> Float[Tensor, "batch 1 size size"]:
         squares = predicted.float().mT.unflatten(2, (self.grid, self.grid))

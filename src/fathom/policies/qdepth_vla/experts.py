@@ -41,10 +41,15 @@ class DepthHead(nn.Module):
         vision_width: width of the visual tokens, before language fusion.
         width: width of the expert's transformer.
         image_grid: side of the grid of visual tokens.
+
+    Raises:
+        ValueError: the grid of depth tokens is neither that nor twice that.
     """
 
     def __init__(self, config: DepthConfig, vision_width: int, width: int, image_grid: int) -> None:
         super().__init__()
+        if config.grid not in (image_grid, 2 * image_grid):
+            raise ValueError(f"the depth grid {config.grid} must be the image tokens' grid {image_grid} or twice that")
         self.target = TARGETS[config.target](config)
         self.image_grid = image_grid
         self.project_in = nn.Sequential(nn.Linear(vision_width, width), nn.GELU(), nn.Linear(width, width))

@@ -23,12 +23,13 @@ from fathom.mixture import Block, Cache, GemmaStream, Mixture, Stream
 from fathom.policies.card import Provenance
 from fathom.policies.conventions import count
 from fathom.policies.policy import Losses, Policy
+from fathom.policies.qdepth_vla.compiled import compile_chunk
 from fathom.policies.qdepth_vla.config import QDepthVLAConfig
 from fathom.policies.qdepth_vla.depth_targets import Codes
 from fathom.policies.qdepth_vla.experts import ActionEncoder, DepthHead
 from fathom.policies.qdepth_vla.inputs import Inputs
 from fathom.policies.text import TextTokenizer
-from fathom.weights import load_weights, parameters_unset, save_weights
+from fathom.weights import load_weights, parameters_unset, put_in_corner, save_weights
 
 
 @dataclass(frozen=True)
@@ -114,19 +115,21 @@ class QDepthVLA(Policy):
             self.depth_tokenizer.eval()
         return self
 
-    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> Losses:
+    def loss(self, batch: Batch, generator: torch.Generator | None = None, whole: Batch | None = None) -> Losses:
         """Flow-matching error of the actions and error of the depth, each a mean over what is valid."""
-        batch = batch.to(self.device)
+        whole, batch = whole or batch, batch.to(self.device)
         draws, scaling = self.config.flow_draws, self._known_normalization.actions
         actions = self._padded(scaling.normalize(batch.actions), self.config.action_dim).repeat_interleave(draws, 0)
-        noise = torch.randn(actions.shape, generator=generator).to(actions)
+        device = generator.device if generator is not None else "cpu"
+        noise = torch.randn(actions.shape, generator=generator, device=device).to(actions)
         time = self.config.convention.flow.sample_time(len(actions), generator).to(actions)
 
         prefix = self._prefix(self.prepare(batch), with_depth=True)
         error = self._action_error(prefix.repeat(draws), actions, noise, time)
         counts = ~batch.action_is_pad.repeat_interleave(draws, 0)
-        action = error[..., : batch.actions.shape[-1]].mean(-1)[counts].mean()
-        return Losses(action) if prefix.depth is None else self._with_depth(action, prefix.depth, batch)
+        own = error[..., : batch.actions.shape[-1]].mean(-1)
+        action = (own * counts).sum() / (draws * _share(~whole.action_is_pad))
+        return Losses(action) if prefix.depth is None else self._with_depth(action, prefix.depth, batch, whole)
 
     @torch.no_grad()
     def sample_actions(
@@ -155,13 +158,12 @@ class QDepthVLA(Policy):
         values = self.depth_head(prefix.depth, ahead=ahead)
         return self.depth_head.target.picture(values, self.depth_tokenizer)
 
-    def speed_up(self) -> "QDepthVLA":
-        """Compile the action chunk as a whole from the next call on, on a GPU into one CUDA graph.
+    def speed_up(self, batch: int = 1) -> "QDepthVLA":
+        """Compile the action chunk for observations of this batch size; on a GPU it becomes one CUDA graph.
 
-        The first call with each batch size takes a minute or so; later ones are the faster. Returns the policy itself.
+        It takes a minute or more, once per process. Weights must not change afterwards. Returns the policy itself.
         """
-        mode = "reduce-overhead" if self.device.type == "cuda" else None
-        self.chunk = torch.compile(self.chunk, fullgraph=True, dynamic=False, mode=mode)  # type: ignore[method-assign]
+        compile_chunk(self.eval().requires_grad_(False), batch)
         return self
 
     def save(self, folder: Path) -> None:
@@ -199,15 +201,24 @@ class QDepthVLA(Policy):
         Args:
             config: that of the folder.
 
+        Where this policy has more numbers of state or action, the weights of those begin at zero.
+
         Raises:
             UserError: its weights are not exactly those that this policy has.
         """
+        path = folder / "model.safetensors"
         fresh = ["depth_tokenizer"]
         if not self.config.depth or not config.depth:
             fresh += ["depth_head", "mixture.streams.depth"]
         elif self.config.depth.head_shape != config.depth.head_shape:
             fresh += ["depth_head"]
-        load_weights(self, folder / "model.safetensors", without=fresh)
+        if (self.config.state_dim, self.config.action_dim) != (config.state_dim, config.action_dim):
+            widened = ["proprio_encoder", "action_encoder.linear_1", "action_decoder"]
+            load_weights(self, path, without=[*fresh, *widened])
+            for name in (f"{module}.{leaf}" for module in widened for leaf in ("weight", "bias")):
+                put_in_corner(self.get_parameter(name), path, name)
+        else:
+            load_weights(self, path, without=fresh)
         if self.depth_head and self.depth_tokenizer:
             self.depth_head.target.attach(self.depth_tokenizer)
 
@@ -292,25 +303,25 @@ class QDepthVLA(Policy):
         point, target = self.config.convention.flow.interpolate(actions, noise, time)
         return (self._velocity(prefix, point, time).float() - target).square()
 
-    def _with_depth(self, action: Tensor, hidden: Tensor, batch: Batch) -> Losses:
+    def _with_depth(self, action: Tensor, hidden: Tensor, batch: Batch, whole: Batch) -> Losses:
         """The losses of the depth expert beside that of the actions."""
         assert self.depth_head is not None  # its output is at hand
         target, predicted = self.depth_head.target, self.depth_head(hidden)
         wanted = self._depth_target(batch.depth, batch.depth_codes)
+        share = len(batch) / len(whole)
         return Losses(
             action,
-            depth=target.error(predicted, wanted).mean(),
-            depth_accuracy=target.accuracy(predicted, wanted) if isinstance(target, Codes) else None,
-            future_depth=self._future_loss(hidden, batch) if self.depth_head.future_decoder else None,
+            depth=target.error(predicted, wanted).sum() / len(whole),
+            depth_accuracy=share * target.accuracy(predicted, wanted) if isinstance(target, Codes) else None,
+            future_depth=self._future_loss(hidden, batch, whole) if self.depth_head.future_decoder else None,
         )
 
-    def _future_loss(self, hidden: Tensor, batch: Batch) -> Float[Tensor, ""]:
+    def _future_loss(self, hidden: Tensor, batch: Batch, whole: Batch) -> Float[Tensor, ""]:
         """The same for the frame ahead, where the episode has one."""
-        assert self.depth_head is not None and batch.future_is_pad is not None
+        assert self.depth_head is not None and batch.future_is_pad is not None and whole.future_is_pad is not None
         wanted = self._depth_target(batch.future_depth, batch.future_depth_codes)
         error = self.depth_head.target.error(self.depth_head(hidden, ahead=True), wanted)
-        counts = ~batch.future_is_pad
-        return (error * counts).sum() / counts.sum().clamp(min=1)
+        return (error * ~batch.future_is_pad).sum() / _share(~whole.future_is_pad)
 
     def _depth_target(self, depth: Tensor | None, codes: Tensor | None) -> Any:
         assert self.depth_head is not None
@@ -369,3 +380,8 @@ class QDepthVLA(Policy):
                 raise UserError(
                     f"the depth tokenizer has {name} {getattr(theirs, name)}, the policy expects {getattr(ours, name)}"
                 )
+
+
+def _share(counts: Tensor) -> int:
+    """By how much a sum over what counts is divided for its mean; nothing counts nowhere."""
+    return int(counts.sum().clamp(min=1))

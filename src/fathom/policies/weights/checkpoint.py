@@ -140,5 +140,9 @@ def _unpickled(path: Path) -> Any:
 
 def _named(path: Path, entries: Mapping[str, Entry], read: Callable[[str], Tensor]) -> Checkpoint:
     """The checkpoint by the names that its tensors have without compilation."""
-    names = {key.replace(_COMPILED, ""): key for key in entries}
+    names: dict[str, str] = {}
+    for key in entries:
+        if (name := key.replace(_COMPILED, "")) in names:
+            raise UserError(f"{path} has both {names[name]} and {key}, which are one tensor of one model")
+        names[name] = key
     return Checkpoint(path, {name: entries[key] for name, key in names.items()}, lambda name: read(names[name]))

@@ -122,7 +122,8 @@ def plan(checkpoint: Checkpoint, key_map: KeyMap, config: QDepthVLAConfig) -> Co
     missing = [key for key in lacking if key not in {*fresh, *zeros}]
     complaints += [f"missing {key_map.theirs(key, checkpoint.entries)}" for key in missing]
     if complaints:
-        raise UserError(f"{checkpoint.path} does not fit the model it is imported as: {first_few(complaints)}")
+        sentence = f"{checkpoint.path} does not fit the model it is imported as: {first_few(complaints)}"
+        raise UserError(sentence, sorted(complaints) if len(complaints) > 5 else ())
     _check_tied(checkpoint, sources)
     return Conversion(checkpoint, model, sources, fresh, zeros, unread)
 

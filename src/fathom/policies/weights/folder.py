@@ -7,7 +7,7 @@ from fathom.config import write_config
 from fathom.data.normalization import Normalization
 from fathom.errors import UserError
 from fathom.files import write_file
-from fathom.hub import local_folder
+from fathom.hub import hub_id, local_folder
 from fathom.policies.card import Provenance
 from fathom.policies.qdepth_vla import DepthConfig, QDepthVLA, VisionConfig
 from fathom.policies.text import TextTokenizer
@@ -84,9 +84,16 @@ def find_tokenizer(source: str | Path | None, beside: Path, vocab_size: int) -> 
 
 
 def write_policy(
-    folder: Path, conversion: Conversion, tokenizer: Path, normalization: Normalization | None, seed: int
+    folder: Path,
+    conversion: Conversion,
+    tokenizer: Path,
+    normalization: Normalization | None,
+    seed: int,
+    source: str | Path,
 ) -> Imported:
     """Write what was planned; ``config.json`` comes last, so that a folder with one is whole.
+
+    ``source`` is what the user called the checkpoint.
 
     Raises:
         UserError: the statistics are of another robot, or the disk is full.
@@ -100,7 +107,7 @@ def write_policy(
         normalization.save(folder)
     write_file(folder / "tokenizer.json", tokenizer.read_bytes())
     # All of them stand on PaliGemma, whose licence goes with its weights.
-    Provenance(base=conversion.checkpoint.path.name, licence="gemma").save(folder)
+    Provenance(base=hub_id(source), licence="gemma").save(folder)
     write_config(config, folder / "config.json", type=QDepthVLA.kind)
     return Imported(conversion, normalization)
 

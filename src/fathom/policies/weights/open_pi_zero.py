@@ -100,6 +100,8 @@ class Sizes:
         values = read_json(path, "configuration of an open-pi-zero")
         known = {field.name for field in fields(cls)}
         sizes = parse_config(cls, {name: value for name, value in values.items() if name in known}, path)
+        if sizes.siglip.patch_size < 1:
+            raise UserError(f"{path}: siglip.patch_size is {sizes.siglip.patch_size}: it must be at least 1")
         if sizes.text_tokens < 1:
             raise UserError(
                 f"{path}: max_image_text_tokens is {sizes.max_image_text_tokens}, which leaves no place for text "
@@ -107,6 +109,10 @@ class Sizes:
             )
         if not 0 <= sizes.pad_token_id < sizes.vocab_size:
             raise UserError(f"{path}: pad_token_id is {sizes.pad_token_id}, and there are {sizes.vocab_size} words")
+        try:
+            _ = sizes.config
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from None
         return sizes
 
     @property
@@ -190,7 +196,8 @@ def import_open_pi_zero(
     config = replace(config, depth=fresh_depth(config.vision) if depth else None)
     conversion = plan(source, keys(config), config)
     normalization = open_pi_zero_normalization(statistics) if statistics else None
-    return write_policy(out, conversion, find_tokenizer(tokenizer, checkpoint, config.vocab_size), normalization, seed)
+    words = find_tokenizer(tokenizer, checkpoint, config.vocab_size)
+    return write_policy(out, conversion, words, normalization, seed, checkpoint)
 
 
 def keys(config: QDepthVLAConfig) -> KeyMap:

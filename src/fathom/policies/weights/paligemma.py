@@ -72,7 +72,7 @@ def import_paligemma(
     config = replace(config, depth=fresh_depth(config.vision) if depth else None)
     tokenizer = find_tokenizer(None, folder, config.vocab_size)
     conversion = plan(open_checkpoint(folder), KEYS, config)
-    return write_policy(out, conversion, tokenizer, None, seed)
+    return write_policy(out, conversion, tokenizer, None, seed, source)
 
 
 def with_paligemma_sizes(config: QDepthVLAConfig, values: Any, path: Path) -> QDepthVLAConfig:

@@ -110,7 +110,8 @@ def import_pi0(
         raise UserError(str(error)) from None
     conversion = plan(checkpoint, KEYS, config)
     normalization = openpi_normalization(statistics) if statistics else _saved(checkpoint, values)
-    return write_policy(out, conversion, find_tokenizer(tokenizer, path, config.vocab_size), normalization, seed)
+    words = find_tokenizer(tokenizer, path, config.vocab_size)
+    return write_policy(out, conversion, words, normalization, seed, source)
 
 
 def _check_no_pi05(checkpoint: Checkpoint) -> None:

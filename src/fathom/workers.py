@@ -49,7 +49,7 @@ class Workers:
         self._processes: list[subprocess.Popen[bytes]] = []
         for _ in range(count):
             ours, theirs = socket.socketpair()
-            program = f"from fathom.simulation.workers import serve; serve({theirs.fileno()})"
+            program = f"from fathom.workers import serve; serve({theirs.fileno()})"
             self._processes.append(
                 subprocess.Popen([sys.executable, "-c", program], pass_fds=[theirs.fileno()], env=environment)
             )
@@ -113,7 +113,7 @@ class Workers:
     def _death(self, worker: int) -> RuntimeError:
         code = self._processes[worker].wait()
         return RuntimeError(
-            f"environment process {worker} ended unexpectedly (exit code {code}); if memory ran out, use fewer of them"
+            f"worker process {worker} ended unexpectedly (exit code {code}); if memory ran out, use fewer of them"
         )
 
 

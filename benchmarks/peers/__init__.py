@@ -1,0 +1,1 @@
+"""What our speed is measured against: other procedures for the same function, over the same parameters."""
