@@ -1,6 +1,7 @@
 """Depth added to a dataset: by any number of workers the same, taken up after a kill, and with what failed listed."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import numpy as np
 import pytest
 
 from fathom.annotation import Annotation, annotate
-from fathom.annotation import annotate as annotate_module
 from fathom.cli.main import main
 from fathom.data.dataset import open_dataset
 from fathom.errors import UserError
@@ -87,9 +87,8 @@ def test_a_killed_run_goes_on(dataset, recording, monkeypatch):
         patch.setattr(FeatureAdder, "finish", die)
         with pytest.raises(KeyboardInterrupt):
             annotate(dataset, recorded(recording))
-    shutil.rmtree(recording / "nothing", ignore_errors=True)
-    for path in recording.iterdir():  # what is staged is not made again
-        path.unlink()
+    for path in recording.iterdir():  # what is staged is not made again, whatever is there by now
+        np.save(path, np.zeros((1, 1, 1), np.uint16))
     assert annotate(dataset, recorded(recording)).skipped == {}
     assert np.abs(stored(dataset, 1) - true_depth(1)).max() < 0.0016
 
@@ -111,16 +110,12 @@ def test_a_bad_episode_is_listed_and_the_rest_is_done(spoil, reason, dataset, re
     assert code == 1
     assert "2 of 3 episodes have observation.images.main_depth" in out
     (line,) = [line for line in out.splitlines() if line.startswith("episode 1 skipped: ")]
-    import re
-
     assert re.search(reason, line)
     assert (stored(dataset, 1) == 0).all() and len(stored(dataset, 1)) == LENGTHS[1]
     assert np.abs(stored(dataset, 2) - true_depth(2)).max() < 0.0016
 
 
-def test_a_damaged_video_is_one_episodes_trouble(dataset, recording, monkeypatch):
-    original = annotate_module.__globals__["_pictures"] if hasattr(annotate_module, "__globals__") else None
-    assert original is not None
+def test_a_damaged_video_is_its_episodes_trouble(dataset, recording):
     (video,) = (dataset / "videos" / "observation.images.main").rglob("*.mp4")
     content = video.read_bytes()
     video.write_bytes(content[: int(len(content) * 0.9)])

@@ -16,7 +16,7 @@ class Annotate:
     """A LeRobot dataset; its pictures are not touched."""
 
     estimator: str = "video-depth-anything"
-    """What gives the depth: `video-depth-anything`, `transformers` (any depth estimator there), or `recorded`."""
+    """What gives the depth: `video-depth-anything` or `metric-video-depth-anything`, `transformers`, or `recorded`."""
 
     weights: str | None = None
     """A file, folder or hub id; for `recorded`, the folder with what was recorded."""

@@ -3,14 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMethodFormatter
 from torch import Tensor
 
 from fathom.data.dataset import LeRobotDataset
@@ -23,6 +26,10 @@ from .figures import COLOURS, style, to_png
 
 WORST = 0.5
 """The relative error from which on the picture gets no brighter."""
+
+TICKS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 10.0)
+
+BAR: Any = {"aspect": 60, "fraction": 0.03, "pad": 0.01}
 
 Maps = Float[Tensor, "rows 1 size size"]
 
@@ -66,36 +73,54 @@ def rebuild(tokenizers: Mapping[str, DepthTokenizer], dataset: LeRobotDataset, r
 
 
 def figure(pictures: TokenizerPictures) -> Figure:
-    """For every frame its depth, true and from each tokenizer, and beneath each how far it is off."""
+    """For every frame its depth, true and as it comes back, and how far that is off.
+
+    The error of one tokenizer stands beside its depth, those of several stand beneath theirs.
+    """
     names, count = list(pictures.rebuilt), len(pictures.true)
-    scale = _scale(pictures)
-    side = min(1.9, 7.6 / (1 + len(names)))
+    beside = len(names) == 1
+    lines, columns = (count, 3) if beside else (2 * count, 1 + len(names))
+    side = min(1.9, 7.6 / columns)
     with style():
-        size = (side * (1 + len(names)) + 0.3, 2 * side * count + 1.1)
-        drawn = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, hspace=0, wspace=0))
-        grid = drawn.subplots(2 * count, 1 + len(names), squeeze=False)
+        layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, hspace=0, wspace=0)
+        drawn = Figure(figsize=(side * columns + 0.3, side * lines + 1.1), layout=layout)
+        grid = drawn.subplots(lines, columns, squeeze=False)
         for axes in grid.flat:
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
-        for axes, title in zip(grid[0], ["true", *names], strict=True):
+        for axes, title in zip(grid[0], ["true", *names, *(["error"] if beside else [])], strict=True):
             axes.set_title(title, fontsize=10, color=COLOURS["ink"])
-        colours = "viridis_r" if pictures.kind == "metric" else "viridis"  # what is near is bright
         for row in range(count):
-            depths, errors = grid[2 * row], grid[2 * row + 1]
-            for axes, maps in zip(depths, [pictures.true, *pictures.rebuilt.values()], strict=True):
-                depth = axes.imshow(maps[row, 0].numpy(), cmap=colours, norm=scale, interpolation="none")
-            for axes, name in zip(errors[1:], names, strict=True):
-                off = pictures.error(name)[row, 0].numpy()
-                error = axes.imshow(off, cmap="magma", vmin=0, vmax=WORST, interpolation="none")
-        what = "depth in metres" if pictures.kind == "metric" else "relative inverse depth"
-        for picture, label, extend in ((depth, what, "both"), (error, "absolute relative error", "max")):
-            bar = drawn.colorbar(picture, ax=grid, location="bottom", aspect=60, fraction=0.03, pad=0.01, extend=extend)
-            bar.set_label(label, fontsize=9)
+            depths, errors = (grid[row, :2], grid[row, 2:]) if beside else (grid[2 * row], grid[2 * row + 1, 1:])
+            depth, error = _draw(pictures, row, list(depths), list(errors))
+        depth_bar = drawn.colorbar(depth, ax=grid, location="bottom", extend="both", **BAR)
+        depth_bar.set_label("depth in metres" if pictures.kind == "metric" else "relative inverse depth", fontsize=9)
+        error_bar = drawn.colorbar(error, ax=grid, location="bottom", extend="max", **BAR)
+        error_bar.set_label("absolute relative error", fontsize=9)
+        for bar in (depth_bar, error_bar):
             bar.outline.set_visible(False)
             bar.ax.tick_params(labelsize=8)
             bar.ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             bar.ax.xaxis.set_minor_formatter(NullFormatter())
+        if pictures.kind == "metric":
+            low, high = depth.get_clim()
+            depth_bar.ax.xaxis.set_major_locator(FixedLocator([tick for tick in TICKS if low <= tick <= high]))
+            depth_bar.ax.xaxis.set_minor_locator(NullLocator())
     return drawn
+
+
+def _draw(
+    pictures: TokenizerPictures, row: int, depths: Sequence[Axes], errors: Sequence[Axes]
+) -> tuple[AxesImage, AxesImage]:
+    """One frame; returns a picture of depth and one of an error, for the scales."""
+    colours = "viridis_r" if pictures.kind == "metric" else "viridis"  # what is near is bright
+    scale = _scale(pictures)
+    for axes, maps in zip(depths, [pictures.true, *pictures.rebuilt.values()], strict=True):
+        depth = axes.imshow(maps[row, 0].numpy(), cmap=colours, norm=scale, interpolation="none")
+    for axes, name in zip(errors, pictures.rebuilt, strict=True):
+        off = pictures.error(name)[row, 0].numpy()
+        error = axes.imshow(off, cmap="magma", vmin=0, vmax=WORST, interpolation="none")
+    return depth, error
 
 
 def draw(
