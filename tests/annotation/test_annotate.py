@@ -44,6 +44,7 @@ def test_what_was_recorded_is_what_the_dataset_has(dataset, recording):
     assert record["kind"] == "metric" and set(record["episodes"]) == {"0", "1", "2"}
 
 
+@pytest.mark.slow
 def test_it_does_not_depend_on_the_number_of_workers(dataset, recording, tmp_path):
     other = Path(shutil.copytree(dataset, tmp_path / "other"))
     annotate(dataset, recorded(recording), processes=1)
@@ -121,6 +122,20 @@ def test_a_damaged_video_is_its_episodes_trouble(dataset, recording):
     video.write_bytes(content[: int(len(content) * 0.9)])
     done = annotate(dataset, recorded(recording))
     assert done.skipped and all(str(video) in reason for reason in done.skipped.values())
+
+
+def test_time_that_does_not_go_forward_is_its_episodes_trouble(dataset, recording):
+    import pyarrow.parquet as pq
+
+    (path,) = (dataset / "data").rglob("*.parquet")
+    table = pq.read_table(path)
+    times = table["timestamp"].to_pylist()
+    times[LENGTHS[0] + 3] = times[LENGTHS[0] + 2]
+    place = table.column_names.index("timestamp")
+    pq.write_table(table.set_column(place, "timestamp", [np.array(times, np.float32)]), path)
+    done = annotate(dataset, recorded(recording))
+    assert list(done.skipped) == [1]
+    assert "episode 1: the timestamp of frame 3 is not after that of the one before" in done.skipped[1]
 
 
 def test_what_is_not_there(dataset, recording, tmp_path):

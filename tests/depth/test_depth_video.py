@@ -44,3 +44,5 @@ def test_depth_that_is_good_for_nothing() -> None:
         relative(np.ones((2, 3, 4)), np.zeros((2, 3, 4), bool)).stored()
     with pytest.raises(UserError, match=r"constant \(3 everywhere\)"):
         relative(np.full((2, 3, 4), 3.0)).stored()
+    with pytest.raises(UserError, match="constant"):
+        DepthVideo(np.full((2, 3, 4), 1.5, np.float32), "metric", np.ones((2, 3, 4), bool)).stored()

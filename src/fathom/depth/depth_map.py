@@ -84,11 +84,11 @@ class DepthVideo:
         if not self.valid.any():
             raise UserError("no pixel of the episode has a valid depth")
         known = self.values[self.valid]
-        if self.kind == "metric":
-            return DepthVideo(self._known(self.values), self.kind, self.valid, self.provenance)
         low, high = np.percentile(known, [2, 98]).tolist()
         if high - low <= 1e-6 * max(abs(low), abs(high), 1e-6):
             raise UserError(f"the depth of the episode is constant ({low:.4g} everywhere)")
+        if self.kind == "metric":
+            return DepthVideo(self._known(self.values), self.kind, self.valid, self.provenance)
         scaled = ((self.values - low) / (high - low)).clip(LOWEST, 1.0)
         provenance = {**self.provenance, "range": [low, high]}
         return DepthVideo(self._known(scaled), self.kind, self.valid, provenance)

@@ -34,14 +34,14 @@ def tokenizer(tmp_path) -> Path:
 
 @pytest.fixture
 def refused(capsys) -> Callable[..., str]:
-    """Runs a command that must be refused in one sentence, and returns it."""
+    """Runs a command that must be refused in one sentence, with a list below it at most, and returns it."""
 
     def run(*arguments: object) -> str:
         capsys.readouterr()  # what others said while the input was made
         assert main([str(argument) for argument in arguments]) == 2
         said = capsys.readouterr().err
         assert said.startswith("fathom: ")
-        assert said.count("\n") == 1, said
+        assert all(line.startswith("  ") for line in said.splitlines()[1:]), said  # the whole list, where there is one
         return said
 
     return run

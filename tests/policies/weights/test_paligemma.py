@@ -203,7 +203,7 @@ PUBLISHED = {
 
 
 def test_sizes_of_the_published_configuration():
-    other = QDepthVLAConfig(vlm_width=1, vlm_mlp=1, layers=1, heads=1, kv_heads=2, head_dim=1, vocab_size=1, depth=None)
+    other = QDepthVLAConfig(vlm_width=1, vlm_mlp=1, layers=1, heads=2, kv_heads=2, head_dim=2, vocab_size=1, depth=None)
     assert with_paligemma_sizes(other, PUBLISHED, Path("config.json")) == QDepthVLAConfig(depth=None)
 
 
