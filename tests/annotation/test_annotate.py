@@ -67,6 +67,7 @@ def test_nor_on_the_engine(dataset, recording, tmp_path):
     assert videos(dataset) == videos(other)
 
 
+@pytest.mark.slow
 def test_a_second_run_does_nothing_and_another_is_refused(dataset, recording, monkeypatch):
     annotate(dataset, recorded(recording))
     before = {path: path.stat().st_mtime_ns for path in dataset.rglob("*")}

@@ -34,6 +34,7 @@ def without_time(result: Result) -> list[Any]:
     return [replace(episode, wall_s=0.0) for episode in result.episodes]
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_goes_on_to_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = evaluate(Pusher(), PROTOCOL, tmp_path / "whole", name="pusher", environments=2)
     assert [(e.task, e.seed, e.init_state) for e in whole.episodes] == [

@@ -47,6 +47,7 @@ def test_a_dataset_has_its_features_its_splits_and_its_yield(dataset: Path) -> N
     assert all(counts["kept"] == 3 <= counts["tried"] for counts in written.values())
 
 
+@pytest.mark.slow
 def test_an_interruption_and_more_processes_change_no_byte(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

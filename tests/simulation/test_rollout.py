@@ -40,6 +40,7 @@ def play(policy: Any, count: int, **options: Any) -> dict[tuple[str, int], Outco
     return {(outcome.episode.task, outcome.episode.index): outcome for outcome in outcomes}
 
 
+@pytest.mark.slow
 def test_outcomes_do_not_depend_on_the_number_of_environments() -> None:
     def film(episode: Episode) -> bool:
         return episode.index == 1

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fathom.depth.tokenizer import DepthTokenizer
+from fathom.errors import UserError
 from fathom.policies.qdepth_vla.config import DepthConfig
 
 
@@ -137,3 +138,22 @@ class Pixels(DepthTarget):
 
 TARGETS: dict[str, type[Codes] | type[Latents] | type[Pixels]] = {"codes": Codes, "latents": Latents, "pixels": Pixels}
 """By the name in :class:`DepthConfig`."""
+
+
+def check_fits(config: DepthConfig, tokenizer: DepthTokenizer) -> None:
+    """Refuse a tokenizer that cannot give what the depth expert is asked for.
+
+    Raises:
+        UserError: it is of another kind or of other sizes.
+    """
+    theirs = tokenizer.config
+    if config.target != "pixels" and theirs.has_codes != (config.target == "codes"):
+        raise UserError(
+            f"depth.target is {config.target!r} and the depth tokenizer's quantizer {theirs.quantizer!r}: "
+            "codes need 'vq', 'ema' or 'fsq', latents need 'none'"
+        )
+    for name in ("grid", "image_size", "code_dim", *(["codes"] if config.target == "codes" else [])):
+        if getattr(config, name) != getattr(theirs, name):
+            raise UserError(
+                f"the depth tokenizer has {name} {getattr(theirs, name)}, the policy expects {getattr(config, name)}"
+            )

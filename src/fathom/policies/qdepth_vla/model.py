@@ -3,13 +3,12 @@
 Source: arXiv 2510.14836; the base without depth is open pi-zero.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import SiglipVisionModel
 
@@ -19,36 +18,18 @@ from fathom.data.normalization import Normalization
 from fathom.data.resize import resize
 from fathom.depth.tokenizer import DepthTokenizer
 from fathom.errors import UserError
-from fathom.mixture import Block, Cache, GemmaStream, Mixture, Stream
+from fathom.mixture import Block, GemmaStream, Mixture, Stream
 from fathom.policies.card import Provenance
 from fathom.policies.conventions import count
 from fathom.policies.policy import Losses, Policy
 from fathom.policies.qdepth_vla.compiled import compile_chunk
 from fathom.policies.qdepth_vla.config import QDepthVLAConfig
-from fathom.policies.qdepth_vla.depth_targets import Codes
+from fathom.policies.qdepth_vla.depth_targets import Codes, check_fits
 from fathom.policies.qdepth_vla.experts import ActionEncoder, DepthHead
 from fathom.policies.qdepth_vla.inputs import Inputs
+from fathom.policies.qdepth_vla.prefix import Prefix
 from fathom.policies.text import TextTokenizer
 from fathom.weights import load_weights, parameters_unset, put_in_corner, save_weights
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """All that does not read the actions, run once per observation.
-
-    Attributes:
-        valid: which image and text tokens are no padding.
-        cache: what the action tokens read.
-        depth: the depth expert's output, where it was asked for.
-    """
-
-    valid: Bool[Tensor, "batch prefix"]
-    cache: Cache
-    depth: Float[Tensor, "batch tokens width"] | None = None
-
-    def repeat(self, times: int) -> "Prefix":
-        """The same for a batch in which every row stands ``times`` times in a row; without the depth."""
-        return Prefix(self.valid.repeat_interleave(times, 0), self.cache.repeat(times))
 
 
 class QDepthVLA(Policy):
@@ -93,8 +74,8 @@ class QDepthVLA(Policy):
         self.action_encoder = ActionEncoder(config.action_dim, width, config.convention)
         self.action_decoder = nn.Linear(width, config.action_dim)
         self.depth_tokenizer = depth_tokenizer
-        if self.depth_head and depth_tokenizer:
-            self._check_tokenizer(depth_tokenizer)
+        if config.depth and self.depth_head and depth_tokenizer:
+            check_fits(config.depth, depth_tokenizer)
             depth_tokenizer.requires_grad_(False).eval()
             self.depth_head.target.attach(depth_tokenizer)
 
@@ -117,7 +98,7 @@ class QDepthVLA(Policy):
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None, whole: Batch | None = None) -> Losses:
         """Flow-matching error of the actions and error of the depth, each a mean over what is valid."""
-        whole, batch = whole or batch, batch.to(self.device)
+        whole, batch = batch if whole is None else whole, batch.to(self.device)
         draws, scaling = self.config.flow_draws, self._known_normalization.actions
         actions = self._padded(scaling.normalize(batch.actions), self.config.action_dim).repeat_interleave(draws, 0)
         device = generator.device if generator is not None else "cpu"
@@ -364,22 +345,6 @@ class QDepthVLA(Policy):
         if self.normalization is None:
             raise ValueError("this network was built without normalisation: it can only be run on Inputs")
         return self.normalization
-
-    def _check_tokenizer(self, tokenizer: DepthTokenizer) -> None:
-        ours, theirs = self.config.depth, tokenizer.config
-        assert ours is not None
-        if (theirs.quantizer == "none") != (ours.target == "latents") and ours.target != "pixels":
-            raise UserError(
-                f"depth.target is {ours.target!r} and the depth tokenizer's quantizer {theirs.quantizer!r}: "
-                "codes need 'vq' or 'fsq', latents need 'none'"
-            )
-        for name in ("grid", "image_size", "code_dim", "codes"):
-            if name == "codes" and ours.target != "codes":
-                continue
-            if getattr(ours, name) != getattr(theirs, name):
-                raise UserError(
-                    f"the depth tokenizer has {name} {getattr(theirs, name)}, the policy expects {getattr(ours, name)}"
-                )
 
 
 def _share(counts: Tensor) -> int:
