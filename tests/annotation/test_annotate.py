@@ -11,6 +11,7 @@ import pytest
 from fathom.annotation import Annotation, annotate
 from fathom.cli.main import main
 from fathom.data.dataset import open_dataset
+from fathom.data.extend import FeatureAdder
 from fathom.errors import UserError
 
 from .conftest import LENGTHS, true_depth
@@ -80,8 +81,6 @@ def test_a_second_run_does_nothing_and_another_is_refused(dataset, recording, mo
 
 
 def test_a_killed_run_goes_on(dataset, recording, monkeypatch):
-    from fathom.data.extend import FeatureAdder
-
     def die(*_):
         raise KeyboardInterrupt
 
@@ -137,6 +136,35 @@ def test_time_that_does_not_go_forward_is_its_episodes_trouble(dataset, recordin
     done = annotate(dataset, recorded(recording))
     assert list(done.skipped) == [1]
     assert "episode 1: the timestamp of frame 3 is not after that of the one before" in done.skipped[1]
+
+
+def test_what_was_in_the_way_is_tried_again_before_the_feature_is_complete(dataset, recording, monkeypatch):
+    good = np.load(recording / "episode_000001.npy")
+    np.save(recording / "episode_000001.npy", np.zeros_like(good))
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureAdder, "finish", die)
+        with pytest.raises(KeyboardInterrupt):
+            annotate(dataset, recorded(recording))
+    np.save(recording / "episode_000001.npy", good)
+    assert annotate(dataset, recorded(recording)).skipped == {}
+    assert np.abs(stored(dataset, 1) - true_depth(1)).max() < 0.0016
+
+
+def test_what_lies_beyond_the_range_is_unknown(dataset, recording):
+    far = np.load(recording / "episode_000002.npy")
+    far[:, 10:12] = 12_000  # millimetres; the dataset ends at 10 m
+    np.save(recording / "episode_000002.npy", far)
+    annotate(dataset, recorded(recording))
+    assert (stored(dataset, 2)[:, 10:12] == 0).all() and (stored(dataset, 2)[:, 20] > 0).all()
+
+
+def test_no_worker_is_told(dataset, recording):
+    with pytest.raises(UserError, match="processes is 0"):
+        annotate(dataset, recorded(recording), processes=0)
 
 
 def test_what_is_not_there(dataset, recording, tmp_path):

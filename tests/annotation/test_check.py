@@ -73,6 +73,8 @@ def test_the_command_prints_them_and_draws_the_worst(annotated, tmp_path, capsys
 def test_a_reference_is_in_metres(annotated):
     with pytest.raises(UserError, match="estimate is relative depth"):
         check_depth(annotated, "main_depth", "estimate")
+    with pytest.raises(UserError, match="main_depth would be compared with itself"):
+        check_depth(annotated, "main_depth", "main_depth")
     with pytest.raises(UserError, match="no depth feature 'nothing'"):
         check_depth(annotated, "nothing", "main_depth")
 

@@ -34,4 +34,6 @@ def test_chosen_episodes_and_frames(finished, tmp_path):
 def test_an_episode_that_is_not_there(finished, tmp_path):
     with pytest.raises(UserError, match="there is no episode 99"):
         write_contact_sheet(finished / "dataset", tmp_path / "page.html", episodes=[99])
+    with pytest.raises(UserError, match="frames is 0"):
+        write_contact_sheet(finished / "dataset", tmp_path / "page.html", frames=0)
     assert not (tmp_path / "page.html").exists()

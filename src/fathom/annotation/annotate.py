@@ -91,6 +91,8 @@ def annotate(
     """
     root = Path(dataset)
     info = DatasetInfo.load(root)
+    if processes < 1:
+        raise UserError(f"processes is {processes}: at least 1 is needed")
     if annotation.feature in info.features:
         return _found(root, annotation)
     camera = f"{IMAGES}{annotation.camera}"
@@ -100,6 +102,8 @@ def annotate(
     estimator = annotation.open(devices[0])
     height, width, _ = info.features[camera].picture_shape
     adder = FeatureAdder(root, annotation.feature, Feature.depth(height, width, estimator.kind), asdict(annotation))
+    for episode in _skipped(adder.notes):  # what was in their way may be mended by now
+        adder.discard(episode)
     run = {"local": run_here, "ray": run_on_ray}[engine]
     with progress_bar(console) as bar:
         task = bar.add_task("annotating", total=len(adder.episodes), note="episodes")
@@ -121,7 +125,9 @@ def annotate_episode(dataset: str, annotation: Annotation, device: str, episode:
     adder = FeatureAdder(root, annotation.feature, Feature.depth(height, width, estimator.kind), asdict(annotation))
     try:
         depth = estimator.estimate(_pictures(root, annotation.camera, episode), episode=episode).stored()
-        note, values = dict(depth.provenance), depth.values
+        # What lies beyond the dataset's range would come back as its end, a wall that is not there.
+        values = np.where(depth.values <= adder.feature.depth_codec.maximum, depth.values, 0)
+        note = dict(depth.provenance)
     except UserError as error:
         length = next(known.length for known in adder.episodes if known.index == episode)
         note, values = {"skipped": str(error)}, np.zeros((length, height, width), np.float32)

@@ -70,22 +70,24 @@ class Check:
         return float(np.mean(values)) if values else None
 
 
-def check_depth(dataset: str | Path, estimated: str, reference: str, *, worst: int = 8) -> Check:
+def check_depth(dataset: str | Path, estimated: str, reference: str, *, camera: str = "main", worst: int = 8) -> Check:
     """Compare two depth features of a dataset, episode by episode.
 
     Args:
         estimated, reference: the features, as ``main_depth``; the reference is in metres.
+        camera: whose pictures stand beside the worst frames.
         worst: frames to keep, those with the largest errors.
 
     Raises:
-        UserError: a feature is missing, or the reference is not metric.
+        UserError: a feature is missing, both are one, or the reference is not metric.
     """
     root = Path(dataset)
+    if estimated == reference:
+        raise UserError(f"{estimated} would be compared with itself: name the estimate with --name")
     whole = open_dataset(root, cameras=[], depth=[estimated, reference])
     kind = whole.info.features[f"{IMAGES}{estimated}"].depth_kind
     if whole.info.features[f"{IMAGES}{reference}"].depth_kind != "metric":
         raise UserError(f"{root}: {reference} is relative depth; the reference of a check is in metres")
-    camera = estimated.removesuffix("_depth")
     cameras = [camera] if f"{IMAGES}{camera}" in whole.info.keys("rgb") else []
     checks, frames, skipped = [], list[Frame](), dict[int, str]()
     for episode in whole.episodes:

@@ -63,7 +63,7 @@ class Annotate:
         from fathom.annotation import check_depth
 
         name = self.name or f"{self.camera}_depth"
-        check = check_depth(self.dataset, name, self.reference)
+        check = check_depth(self.dataset, name, self.reference, camera=self.camera)
         for one in check.episodes:
             still = _or_none(one.flicker)
             print(f"episode {one.episode}: AbsRel {one.abs_rel:.4f}, δ1 {one.delta_1:.3f}, flicker {still}")

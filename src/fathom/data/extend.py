@@ -70,6 +70,11 @@ class FeatureAdder:
         write_json(self.staging / f"note-{episode:06d}.json", dict(note))
         stage(self._folder(episode), {self.name: self.feature}, int(self.info.fps), {self.name: pictures}, task="")
 
+    def discard(self, episode: int) -> None:
+        """Forget what is staged of one episode."""
+        shutil.rmtree(self._folder(episode), ignore_errors=True)
+        (self.staging / f"note-{episode:06d}.json").unlink(missing_ok=True)
+
     @property
     def notes(self) -> dict[int, dict[str, Any]]:
         """What was noted of each staged episode."""

@@ -84,7 +84,8 @@ class DepthVideo:
         if not self.valid.any():
             raise UserError("no pixel of the episode has a valid depth")
         known = self.values[self.valid]
-        low, high = np.percentile(known, [2, 98]).tolist()
+        relative = self.kind == "relative_inverse"
+        low, high = np.percentile(known, [2, 98] if relative else [0, 100]).tolist()
         if high - low <= 1e-6 * max(abs(low), abs(high), 1e-6):
             raise UserError(f"the depth of the episode is constant ({low:.4g} everywhere)")
         if self.kind == "metric":

@@ -59,6 +59,10 @@ class DepthTokenizerConfig:
     depth_range: LogRange | None = field(default_factory=lambda: LogRange(0.1, 10.0))
 
     def __post_init__(self) -> None:
+        if min(self.grid, self.codes, self.code_dim) < 1 or self.image_size < 2 * self.grid:
+            raise ValueError("grid, codes and code_dim must be at least 1, and image_size at least twice the grid")
+        if self.width < 8 or (self.width % 16 and self.width != 8):
+            raise ValueError(f"width is {self.width}: it must be 8 or a multiple of 16")
         if self.image_size % self.grid or (self.image_size // self.grid) & (self.image_size // self.grid - 1):
             raise ValueError(f"image_size {self.image_size} must be grid {self.grid} times a power of two")
         if self.quantizer == "fsq":

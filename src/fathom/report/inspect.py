@@ -13,6 +13,7 @@ from PIL import Image
 
 from fathom.data.dataset import LeRobotDataset, open_dataset
 from fathom.data.features import ACTION, DatasetInfo, camera_name
+from fathom.depth.depth_map import DepthKind
 from fathom.depth.tokenizer import DepthTokenizer
 from fathom.errors import UserError
 from fathom.files import write_file
@@ -34,12 +35,14 @@ def write_contact_sheet(
     Args:
         episodes: which; by default the first three.
         frames: of each, spread evenly.
-        tokenizer: also show the codes that it gives to the depth.
+        tokenizer: also show the codes that it gives to depth of its kind.
 
     Raises:
-        UserError: there is no dataset or no such episode, or it is damaged.
+        UserError: there is no dataset or no such episode, it is damaged, or no frame is asked for.
     """
     root = Path(dataset_path)
+    if frames < 1:
+        raise UserError(f"frames is {frames}: at least 1 is needed")
     info = DatasetInfo.load(root)
     chosen = list(range(min(3, info.total_episodes))) if episodes is None else list(episodes)
     parts = [f"<h1>{text(root.name)}</h1>", paragraph(_facts(info))]
@@ -75,8 +78,10 @@ def show_in_rerun(
             if kind == "rgb":
                 rr.log(f"camera/{camera_name(name)}", rr.Image(picture.transpose(1, 2, 0)))
             elif kind == "depth":
-                rr.log(f"depth/{camera_name(name)}", rr.DepthImage(picture[0], meter=1.0))
-                if tokenizer is not None:
+                meaning = dataset.info.features[name].depth_kind
+                unit = {"meter": 1.0} if meaning == "metric" else {}
+                rr.log(f"depth/{camera_name(name)}", rr.DepthImage(picture[0], **unit))
+                if tokenizer is not None and tokenizer.config.kind == meaning:
                     codes = _codes(tokenizer, picture[None])[0]
                     rr.log(f"codes/{camera_name(name)}", rr.SegmentationImage(codes.astype(np.uint16)))
         for number, value in enumerate(np.atleast_1d(sample[ACTION].numpy().squeeze(0)) if ACTION in sample else ()):
@@ -111,8 +116,9 @@ def _episode(dataset: LeRobotDataset, frames: int, tokenizer: DepthTokenizer | N
         rows.append([text(camera_name(name)), *(_picture(_colour(dataset, name, frame)) for frame in shown)])
     for name in (name for name in dataset.pictures if dataset.info.features[name].kind == "depth"):
         maps = np.stack([dataset.picture(name, frame) for frame in shown])
-        rows.append([text(camera_name(name)), *(_picture(picture) for picture in _coloured(maps[:, 0]))])
-        if tokenizer is not None:
+        kind = dataset.info.features[name].depth_kind
+        rows.append([text(camera_name(name)), *(_picture(picture) for picture in _coloured(maps[:, 0], kind))])
+        if tokenizer is not None and tokenizer.config.kind == kind:
             codes = _codes(tokenizer, maps)
             coloured = mpl.colormaps["tab20"](codes % 20)
             rows.append(
@@ -133,13 +139,14 @@ def _colour(dataset: LeRobotDataset, name: str, frame: int) -> NDArray[np.uint8]
     return dataset.picture(name, frame).transpose(1, 2, 0)
 
 
-def _coloured(depth: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _coloured(depth: NDArray[np.float32], kind: DepthKind) -> NDArray[np.uint8]:
     """Depth (frames, H, W) of one episode on one scale, nearest bright; white where it is not known."""
     known = depth > 0
-    logs = np.log(np.where(known, depth, 1))
-    low, high = np.percentile(logs[known], [1, 99]) if known.any() else (0, 1)
-    shades = mpl.colormaps["viridis_r"]((logs - low) / max(high - low, 1e-6))[..., :3]
-    return (255 * np.where(known[..., None], shades, 1)).astype(np.uint8)
+    # metres: the logarithm, and small is near; relative inverse depth as it is, and large is near
+    shade = -np.log(np.where(known, depth, 1)) if kind == "metric" else depth
+    low, high = np.percentile(shade[known], [1, 99]) if known.any() else (0, 1)
+    colours = mpl.colormaps["viridis"]((shade - low) / max(high - low, 1e-6))[..., :3]
+    return (255 * np.where(known[..., None], colours, 1)).astype(np.uint8)
 
 
 def _codes(tokenizer: DepthTokenizer, depth: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -136,7 +136,8 @@ def stage_one(source: Source, out: Path, features: Mapping[str, Feature], place:
     if missing:
         raise UserError(f"it has no {missing[0]}, which the first episode has")
     writer = DatasetWriter(out, features, source.fps, source.robot_type)
-    writer.stage_episode(place.number, recording.frames, recording.task)
+    frames = {name: recording.frames[name] for name in features}  # what the first does not have is left out
+    writer.stage_episode(place.number, frames, recording.task)
 
 
 def stage_all(

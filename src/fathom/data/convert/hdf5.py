@@ -73,7 +73,7 @@ class Hdf5Source:
 
     Attributes:
         root: one file, or a folder of them.
-        task: the instruction, where the files name none.
+        task: the instruction of all demonstrations; ``None`` for the one that each file names.
     """
 
     root: Path
