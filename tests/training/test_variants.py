@@ -1,6 +1,7 @@
 """Every variant of the paper, one field away, trained a few steps, saved, and used again."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -90,11 +91,16 @@ def test_a_recipe_of_the_paper_trains_and_is_saved(name, dataset, tokenizer, tmp
     sizes = replace(POLICY.policy, horizon=min(8, recipe.policy.horizon), conventions=recipe.policy.conventions)
     training = replace(recipe.training, steps=1000, epochs=1, batch_size=8, micro_batch=4, workers=0, in_memory=True)
     trained(dataset, replace(recipe, policy=sizes, training=training), tmp_path / "policy", tokenizer)
+    assert log(tmp_path / "policy")[-1]["step"] == 3  # 24 frames in batches of 8
 
 
 @pytest.mark.parametrize("name", RECIPE_FIELDS)
 def test_a_field_of_the_recipe(name, dataset, tokenizer, tmp_path):
-    trained(dataset, replace(POLICY, **RECIPE_FIELDS[name]), tmp_path / "policy", tokenizer)
+    policy, _ = trained(dataset, replace(POLICY, **RECIPE_FIELDS[name]), tmp_path / "policy", tokenizer)
+    kept = policy.provenance.recipe
+    wanted = json.loads(json.dumps(asdict(replace(POLICY, **RECIPE_FIELDS[name]))))
+    for field in RECIPE_FIELDS[name]:
+        assert kept[field] == wanted[field]
 
 
 @pytest.fixture(scope="module")

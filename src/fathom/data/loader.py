@@ -1,6 +1,6 @@
 """Batches in an endless, reproducible order, decoded in workers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -70,10 +70,28 @@ class Loader:
         sampler = ShuffledBatches(
             len(dataset), batch_size, seed=seed, start_step=start_step, rank=rank, world_size=world_size
         )
+        self._batches = DecodedBatches(dataset, sampler, workers, start_method)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._batches)
+
+
+class HasBatches(Protocol):
+    """What can be loaded: a dataset, or a mixture of them."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, frames: Any, /) -> Batch: ...
+
+
+class DecodedBatches:
+    """The batches that a sampler names, decoded in ``workers`` processes."""
+
+    def __init__(self, dataset: HasBatches, sampler: Sampler[Any], workers: int, start_method: str | None) -> None:
         self._batches: DataLoader[Any] = DataLoader(
-            WholeBatches(dataset),
+            _WholeBatches(dataset),
             batch_sampler=sampler,
-            collate_fn=as_it_is,
+            collate_fn=_as_it_is,
             num_workers=workers,
             multiprocessing_context=start_method if workers else None,
             prefetch_factor=4 if workers else None,
@@ -86,15 +104,7 @@ class Loader:
             yield batch
 
 
-class HasBatches(Protocol):
-    """What can be loaded: a dataset, or a mixture of them."""
-
-    def __len__(self) -> int: ...
-
-    def batch(self, frames: Sequence[int]) -> Batch: ...
-
-
-class WholeBatches(Dataset[Any]):
+class _WholeBatches(Dataset[Any]):
     """Whole batches of a dataset. A bad frame is a value, not an exception, which torch would wrap in a traceback."""
 
     def __init__(self, dataset: HasBatches) -> None:
@@ -113,6 +123,6 @@ class WholeBatches(Dataset[Any]):
             return error
 
 
-def as_it_is(batch: Any) -> Any:
+def _as_it_is(batch: Any) -> Any:
     """Workers hand over whole batches: there is nothing to collate."""
     return batch

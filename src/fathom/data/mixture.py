@@ -15,12 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from fathom.config import parse_config, read_json
 from fathom.data.batch import Batch
 from fathom.data.dataset import LeRobotDataset, open_dataset
-from fathom.data.loader import WholeBatches, as_it_is
+from fathom.data.loader import DecodedBatches
 from fathom.data.mixture_config import MixtureConfig, MixturePart, check_parts
 from fathom.data.mixture_order import MixtureOrder, Place
 from fathom.data.normalization import Normalization, Scaling
@@ -151,20 +150,10 @@ class MixtureLoader:
         order = MixtureOrder(
             lengths, mixture.shares, batch_size, seed=seed, start_step=start_step, rank=rank, world_size=world_size
         )
-        self._batches: DataLoader[Any] = DataLoader(
-            WholeBatches(mixture),  # type: ignore[arg-type]
-            batch_sampler=order,
-            collate_fn=as_it_is,
-            num_workers=workers,
-            multiprocessing_context=start_method if workers else None,
-            prefetch_factor=4 if workers else None,
-        )
+        self._batches = DecodedBatches(mixture, order, workers, start_method)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._batches:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+        return iter(self._batches)
 
 
 def _open(config: MixtureConfig, part: MixturePart) -> OpenPart:
