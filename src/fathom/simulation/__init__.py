@@ -3,19 +3,17 @@
 Nothing here is imported before it is needed: a worker process that runs environments never loads torch.
 """
 
-import difflib
-import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from fathom.errors import UserError
-from fathom.simulation.display import opengl_backend
-from fathom.simulation.metaworld_tasks import INSTRUCTIONS
+from fathom.simulation.metaworld.suite import MetaWorld
+from fathom.simulation.suite import Suite
 
 if TYPE_CHECKING:
-    from fathom.simulation.metaworld import MetaWorldEnv
+    from fathom.simulation.environment import Environment
 
-SUITES: dict[str, dict[str, str]] = {"metaworld": INSTRUCTIONS}
-"""The instruction of each task of each suite."""
+SUITES: dict[str, Suite] = {suite.name: suite for suite in (MetaWorld(),)}
+"""The suites by name."""
 
 TRAINING_SEED, VALIDATION_SEED = 0, 5_000
 """Demonstrations of every task use these seeds and the following ones, for the two splits of a dataset."""
@@ -24,33 +22,28 @@ EVALUATION_SEED = 10_000
 """Closed-loop evaluation uses this seed and the following ones: layouts that no demonstration has."""
 
 
-def make_env(suite: str, task: str, **options: Any) -> "MetaWorldEnv":
+def find_suite(name: str) -> Suite:
+    """The suite called ``name``; a UserError lists the others if there is none."""
+    if name not in SUITES:
+        raise UserError(f"no suite called {name!r}: expected one of {', '.join(SUITES)}.")
+    return SUITES[name]
+
+
+def make_env(suite: str, task: str | int, **options: Any) -> "Environment":
     """A gymnasium environment: ``make_env("metaworld", "faucet-open", seed=3, depth=True)``.
 
     Args:
-        options: keyword arguments of :class:`~fathom.simulation.metaworld.MetaWorldEnv`.
+        task: its name, or its number in the benchmark's own order.
+        options: of every environment: ``seed``, ``cameras``, ``image_size``, ``depth``, ``segmentation``, ``quality``,
+            ``perturbation``; and those of the suite's own environment, such as
+            :class:`~fathom.simulation.metaworld.environment.MetaWorldEnv`.
 
     Raises:
-        UserError: no such suite or task, the simulator is not installed, or there is no OpenGL to render with.
+        UserError: no such suite, task or camera, the simulator is not installed, or it cannot draw.
     """
-    check_task(suite, task)
-    prepare_simulator()
-    from fathom.simulation.metaworld import MetaWorldEnv
-
-    return MetaWorldEnv(task, **options)
-
-
-def prepare_simulator() -> None:
-    """Raise a UserError if the simulator is not installed or cannot draw; worker processes inherit what is found."""
-    if importlib.util.find_spec("metaworld") is None:
-        raise UserError("Meta-World is not installed: `pip install 'fathom-vla[sim]'`.")
-    opengl_backend()
-
-
-def check_task(suite: str, task: str) -> None:
-    """Raise a UserError that lists near names if there is no such suite or task."""
-    if suite not in SUITES:
-        raise UserError(f"no suite called {suite!r}: expected one of {', '.join(SUITES)}.")
-    if task not in SUITES[suite]:
-        near = difflib.get_close_matches(task, SUITES[suite], n=4, cutoff=0.4) or sorted(SUITES[suite])
-        raise UserError(f"no task called {task!r} in {suite}: did you mean {', '.join(near)}?")
+    found = find_suite(suite)
+    name = found.task(task)
+    if missing := set(options.get("cameras", ())) - set(found.robot.cameras):
+        raise UserError(f"{suite} has the cameras {', '.join(found.robot.cameras)}, and none called {min(missing)!r}.")
+    found.prepare()
+    return found.make(name, **options)

@@ -8,14 +8,13 @@ import atexit
 import importlib
 import weakref
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import mujoco
 import numpy as np
 
 from fathom.simulation.display import opengl_backend
-
-Quality = Literal["fast", "official"]
+from fathom.simulation.environment import Quality
 
 
 @dataclass(frozen=True)
