@@ -17,13 +17,15 @@ from fathom.evaluation.results import Result
 from fathom.simulation.journal import Journal
 from fathom.simulation.rollout import RandomPolicy, ScriptedPolicy
 
-PROTOCOL = Protocol("metaworld", ("handle-press", "reach"), episodes=2, image_size=48, execute=10, action_repeat=8)
+PROTOCOL = Protocol("metaworld", ("handle-press", "reach"), episodes=2, image_size=48, execute=10, options={"action_repeat": 8})
 
 
 class Pusher:
     """Presses down: solves some layouts, needs pictures; breaks off when told to fly."""
 
     noise_shape = (10, 4)
+    action_width = 4
+    cameras = ("main",)
 
     def sample_actions(self, observation: Observation, noise: torch.Tensor | None = None) -> torch.Tensor:
         assert noise is not None and observation.images["main"].shape[1:] == (3, 48, 48)
@@ -66,7 +68,7 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_result(tmp_path: Path, mo
 
 
 def test_clips_show_the_first_episodes_and_play_in_a_browser(tmp_path: Path) -> None:
-    result = evaluate(ScriptedPolicy(), replace(PROTOCOL, action_repeat=2), tmp_path, name="expert", processes=1)
+    result = evaluate(ScriptedPolicy(), replace(PROTOCOL, options={}), tmp_path, name="expert", processes=1)
     assert all(episode.success for episode in result.episodes)
     clips = sorted(path.name for path in (tmp_path / "clips").iterdir())
     assert clips == ["handle-press-00.mp4", "reach-00.mp4"]
@@ -84,7 +86,7 @@ def test_a_broken_episode_is_a_failure_with_its_error(tmp_path: Path) -> None:
             return torch.full((len(observation), 4, 4), float("nan"))
 
     protocol = Protocol("metaworld", ("reach",), episodes=1, image_size=48)
-    result = evaluate(Nan(), protocol, tmp_path, name="nan", processes=1)
+    result = evaluate(Nan(4), protocol, tmp_path, name="nan", processes=1)
     assert not result.episodes[0].success and "finite" in (result.episodes[0].error or "")
     assert json.loads((tmp_path / "results.json").read_text())["summary"]["reach"]["rate"] == 0
 
@@ -97,4 +99,4 @@ def test_a_protocol_that_cannot_be_run_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="at least one episode"):
         Protocol("metaworld", ("reach",), episodes=0)
     with pytest.raises(UserError, match="20 actions of a chunk of 16"):
-        evaluate(RandomPolicy(), Protocol("metaworld", ("reach",), execute=20), tmp_path, name="random")
+        evaluate(RandomPolicy(4), Protocol("metaworld", ("reach",), execute=20), tmp_path, name="random")

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fathom.data.features import ACTION, MAIN_DEPTH, STATE, DatasetInfo
+from fathom.data.features import ACTION, IMAGES, MAIN_DEPTH, STATE, DatasetInfo
 from fathom.errors import UserError
-from fathom.simulation.collect import Quota, collect
-from fathom.simulation.demonstrations import MAIN, MAIN_SEGMENTATION, Style, record
-from fathom.simulation.experts import ExpertNoise
+from fathom.simulation.collect import MAIN_SEGMENTATION, Quota, collect
+from fathom.simulation.demonstrations import Style, record
 from fathom.simulation.journal import Journal
+from fathom.simulation.noise import ExpertNoise
 
 TASKS = ["handle-press", "coffee-button"]
-SMALL: dict[str, Any] = {"image_size": 64, "segmentation": True, "processes": 1}
+SMALL: dict[str, Any] = {"style": Style(64), "segmentation": True, "processes": 1}
 
 
 def digest(root: Path) -> dict[str, str]:
@@ -38,7 +38,7 @@ def test_a_dataset_has_its_features_its_splits_and_its_yield(dataset: Path) -> N
     info = DatasetInfo.load(dataset)
     assert info.total_episodes == 6 and info.total_tasks == 2 and info.fps == 40
     assert info.splits == {"train": "0:4", "validation": "4:6"}
-    assert {MAIN, MAIN_DEPTH, MAIN_SEGMENTATION, STATE, ACTION} <= set(info.features)
+    assert {f"{IMAGES}main", MAIN_DEPTH, MAIN_SEGMENTATION, STATE, ACTION} <= set(info.features)
     names = info.features[MAIN_SEGMENTATION].label_names
     assert list(names.values())[:6] == ["background", "floor", "table", "wall", "arm", "gripper"]
     assert len(set(names.values())) == len(names) > 7  # both tasks' objects
@@ -90,11 +90,11 @@ def test_labels_are_the_clean_actions_and_the_end_is_held() -> None:
     )
     assert quiet is not None and loud is not None
     shorter = record("metaworld", "handle-press", 0, Style(64, noise=ExpertNoise(share=0.0), hold=0))
-    assert shorter is not None and len(quiet[ACTION]) == len(shorter[ACTION]) + 8
-    np.testing.assert_array_equal(quiet[STATE][0], loud[STATE][0])
-    np.testing.assert_array_equal(quiet[ACTION][0], loud[ACTION][0])  # same look, same wish
-    assert not np.allclose(quiet[STATE][5], loud[STATE][5])  # but another motion
-    assert np.abs(loud[ACTION]).max() <= 1
+    assert shorter is not None and len(quiet.actions) == len(shorter.actions) + 8
+    np.testing.assert_array_equal(quiet.state[0], loud.state[0])
+    np.testing.assert_array_equal(quiet.actions[0], loud.actions[0])  # same look, same wish
+    assert not np.allclose(quiet.state[5], loud.state[5])  # but another motion
+    assert np.abs(loud.actions).max() <= 1
 
 
 @given(st.lists(st.booleans(), min_size=60, max_size=60), st.integers(1, 8), st.integers(1, 5), st.randoms())

@@ -6,19 +6,20 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
 from fathom.errors import UserError
 from fathom.simulation import SUITES, make_env
-from fathom.simulation.experts import ExpertNoise, ScriptedExpert
-from fathom.simulation.metaworld import MetaWorldEnv
+from fathom.simulation.metaworld.environment import MetaWorldEnv
+from fathom.simulation.metaworld.expert import ScriptedExpert
+from fathom.simulation.noise import ExpertNoise
 
-TASKS = SUITES["metaworld"]
+TASKS = SUITES["metaworld"].instructions
 
 
 def expert_episode(env: MetaWorldEnv, seed: int) -> tuple[bool, int, np.ndarray]:
     """(success, actions, the true state at the end)."""
     env.restart(seed)
-    expert = ScriptedExpert(env.task)
+    expert = ScriptedExpert(env)
     step, success = 0, False
     for step in range(1, env.max_steps + 1):  # noqa: B007
-        _, success, truncated = env.advance(expert(env))
+        _, success, truncated = env.advance(expert())
         if success or truncated:
             break
     return success, step, env.privileged().copy()
@@ -123,11 +124,11 @@ def test_a_chunk_equals_its_actions_one_by_one_and_looks_once(monkeypatch: pytes
 def test_a_chunk_stops_at_success() -> None:
     env = make_env("metaworld", "handle-press", image_size=64)
     _, steps, _ = expert_episode(env, 0)
-    expert = ScriptedExpert("handle-press")
+    expert = ScriptedExpert(env)
     env.restart(0)
     for _ in range(steps - 1):
-        env.advance(expert(env))
-    last = expert(env)
+        env.advance(expert())
+    last = expert()
     _, _, terminated, _, info = env.step_chunk(np.stack([last] * 5))
     assert terminated and info["success"] and info["steps"] == 1
     env.close()
@@ -157,7 +158,7 @@ def test_unknown_names_are_told_with_near_ones() -> None:
 
 
 def test_noise_disturbs_the_asked_share_in_runs_and_leaves_the_gripper() -> None:
-    offsets = ExpertNoise(std=0.4, share=0.5, hold=4).offsets(20_000, np.random.default_rng(0))
+    offsets = ExpertNoise(std=0.4, share=0.5, hold=4).offsets(20_000, 4, np.random.default_rng(0))
     noisy = np.any(offsets != 0, axis=1)
     assert offsets.shape == (20_000, 4) and not offsets[:, 3].any()
     assert noisy.mean() == pytest.approx(0.5, abs=0.03)

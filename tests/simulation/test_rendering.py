@@ -6,7 +6,7 @@ import pytest
 
 from fathom.errors import UserError
 from fathom.simulation.display import opengl_backend
-from fathom.simulation.metaworld import NEAR, OFFICIAL, MetaWorldEnv
+from fathom.simulation.metaworld.environment import NEAR, OFFICIAL, MetaWorldEnv
 from fathom.simulation.rendering import Camera, Renderer
 
 SCENE = """

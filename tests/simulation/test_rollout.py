@@ -1,6 +1,7 @@
 """Closed-loop roll-outs: reproducible, lean, and fair to every policy."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ class Fumbler:
     """Acts by noise, state and picture, so that any mix-up between episodes shows; counts its calls."""
 
     noise_shape = (12, 4)
+    action_width = 4
+    cameras = ("main",)
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -68,7 +71,7 @@ def test_the_scripted_expert_goes_through_the_same_loop() -> None:
 
 def test_the_random_policy_is_uniform_and_needs_no_pictures() -> None:
     noise = torch.randn(1000, 4, 4, generator=torch.Generator().manual_seed(0))
-    actions = RandomPolicy().sample_actions(Observation({}, torch.zeros(1000, 4), [""] * 1000), noise)
+    actions = RandomPolicy(4).sample_actions(Observation({}, torch.zeros(1000, 4), [""] * 1000), noise)
     assert actions.abs().max() <= 1
     assert actions.std() == pytest.approx(3**-0.5, rel=0.02)
 
@@ -83,18 +86,18 @@ def test_an_episode_that_breaks_off_keeps_its_error_and_the_others_go_on() -> No
     outcomes = play(SometimesNan(), 2, execute=10)
     for (task, _), outcome in outcomes.items():
         if task == "handle-press":
-            assert not outcome.success and "4 finite numbers" in (outcome.error or "")
+            assert not outcome.success and "not finite" in (outcome.error or "")
         else:
             assert outcome.error is None and outcome.steps > 0
 
 
 def test_workers_load_no_torch_and_tell_their_errors() -> None:
     with Workers(1) as workers:
-        workers.send(0, Call("start", vector._start, (0, "metaworld", "reach", SMALL, 0, True, False)))
+        workers.send(0, Call("start", vector._start, (0, "metaworld", "reach", SMALL, 0, None, True, False)))
         workers.send(0, Call("modules", eval, ("set(__import__('sys').modules)",)))
         workers.send(0, Call("fail", eval, ("1 / 0",)))
         started, modules, failed = (workers.receive()[1] for _ in range(3))
-        assert started.value.image.shape == (32, 32, 3)
+        assert started.value.images["main"].shape == (32, 32, 3)
         assert "mujoco" in modules.value and "torch" not in modules.value
         assert failed.value is None and "ZeroDivisionError" in (failed.error or "")
         workers.send(0, Call("die", os._exit, (3,)))
@@ -106,3 +109,30 @@ def test_a_users_mistake_in_a_worker_is_raised_here() -> None:
     with Workers(1) as workers, pytest.raises(UserError, match="no task called"):
         workers.send(0, Call("env", make_env, ("metaworld", "fly")))
         workers.receive()
+
+
+def test_an_episode_whose_simulator_crashes_is_tried_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FATHOM_TEST_CRASHES", str(tmp_path))
+    for crashes, failed in ((1, False), (2, True)):
+        (tmp_path / "left").write_text(str(crashes))
+        monkeypatch.setattr(vector, "_start", crash_in_reach_1)
+        outcomes = play(RandomPolicy(4), 4, processes=1, execute=16)
+        assert len(outcomes) == 4
+        for key, outcome in outcomes.items():
+            broken = key == ("reach", 1) and failed
+            assert (outcome.error is not None) == broken, key
+            assert outcome.steps == 0 if broken else outcome.success or outcome.steps == 125
+        if failed:
+            assert "exit code 9" in (outcomes["reach", 1].error or "")
+
+
+def crash_in_reach_1(slot: int, suite: str, task: str, *rest: Any) -> Any:
+    """Starts an episode in a worker, or kills it while the file says that there are crashes left."""
+    left = Path(os.environ["FATHOM_TEST_CRASHES"], "left")
+    if (task, rest[1]) == ("reach", 10_001) and int(left.read_text()):
+        left.write_text(str(int(left.read_text()) - 1))
+        os._exit(9)
+    return start(slot, suite, task, *rest)
+
+
+start = vector._start

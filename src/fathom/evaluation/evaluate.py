@@ -15,9 +15,8 @@ from fathom.evaluation.protocol import Protocol
 from fathom.evaluation.results import EpisodeResult, Result, success_table, versions
 from fathom.files import write_file
 from fathom.progress import progress_bar
-from fathom.simulation import prepare_simulator
+from fathom.simulation import find_suite
 from fathom.simulation.journal import Journal
-from fathom.simulation.metaworld_tasks import ACTION_NAMES, SIMULATOR_HZ
 from fathom.simulation.rollout import Actor, Outcome, ScriptedPolicy, rollout
 from fathom.simulation.vector import Environments
 from fathom.weights import fingerprint
@@ -34,6 +33,7 @@ def evaluate(
     name: str,
     environments: int = 8,
     processes: int | None = None,
+    sim_python: str | Path | None = None,
     clips_per_task: int = 1,
     device: torch.device | str = "cpu",
     console: Console | None = None,
@@ -41,26 +41,24 @@ def evaluate(
     """Try every episode of a protocol and write ``folder/results.json``; call it again to go on after an interruption.
 
     ``folder/episodes.jsonl`` grows as episodes end; ``folder/clips/<task>-<init_state>.mp4`` shows the first
-    ``clips_per_task`` of each task. An episode that breaks off counts as a failure and keeps its traceback.
+    ``clips_per_task`` of each task. An episode whose simulator crashes is tried once more; one that breaks off again
+    counts as a failure and keeps the reason.
 
     Args:
         name: of the policy, in the result file and tables.
         environments: how many episodes run side by side, i.e. the policy's batch size.
         processes: that run them; default one per core.
+        sim_python: an interpreter that has the simulator, where this one has not.
 
     Raises:
-        UserError: the folder holds another evaluation, the policy's chunks are too short for the protocol, no
-            simulator, no OpenGL, or a full disk.
+        UserError: the folder holds another evaluation, the policy does not fit the suite or the protocol, no
+            simulator, nothing to draw with, or a full disk.
     """
-    if not isinstance(policy, ScriptedPolicy) and protocol.execute > policy.noise_shape[0]:
-        horizon = policy.noise_shape[0]
-        raise UserError(f"cannot carry out {protocol.execute} actions of a chunk of {horizon}: execute fewer.")
-    if not isinstance(policy, ScriptedPolicy) and policy.noise_shape[1] != len(ACTION_NAMES):
-        raise UserError(
-            f"the policy's actions have {policy.noise_shape[1]} components, those of {protocol.suite} have "
-            f"{len(ACTION_NAMES)}: it was trained for another robot."
-        )
-    prepare_simulator()
+    options = protocol.environment()
+    if not isinstance(policy, ScriptedPolicy):
+        _check_fits(policy, protocol)
+        if policy.cameras:
+            options["cameras"] = tuple(policy.cameras)
     folder = Path(folder)
     console = console or Console()
     plan = protocol.plan()
@@ -69,28 +67,32 @@ def evaluate(
     results = [EpisodeResult.from_json(entry) for entry in journal.entries]
     done = {(result.task, result.init_state): result for result in results}
     waiting = [episode for episode in plan if (episode.task, episode.index) not in done]
-    if waiting:
-        with (
-            progress_bar(console) as progress,
-            Environments(protocol.suite, min(environments, len(waiting)), protocol.environment(), processes) as envs,
-        ):
-            bar = progress.add_task(f"evaluating {name}", total=len(plan), note="")
-            outcomes = rollout(
-                policy,
-                waiting,
-                envs,
-                execute=protocol.execute,
-                seed=protocol.noise_seed,
-                device=device,
-                film=lambda episode: episode.index < clips_per_task,
-            )
-            for outcome in outcomes:
-                _write_clip(folder, outcome, SIMULATOR_HZ // protocol.action_repeat)
-                result = done[outcome.episode.task, outcome.episode.index] = _result(outcome)
-                journal.append(asdict(result))
-                progress.update(bar, completed=len(done), note=_solved(done.values()))
+    if not waiting and (folder / "results.json").is_file():
+        summed = Result.load(folder / "results.json")
+        console.print(success_table([summed]))
+        return summed
+    with (
+        progress_bar(console) as progress,
+        Environments(protocol.suite, max(1, min(environments, len(waiting))), options, processes, sim_python) as envs,
+    ):
+        simulator = envs.versions()
+        bar = progress.add_task(f"evaluating {name}", total=len(plan), note="")
+        outcomes = rollout(
+            policy,
+            waiting,
+            envs,
+            execute=protocol.execute,
+            seed=protocol.noise_seed,
+            device=device,
+            film=lambda episode: episode.index < clips_per_task,
+        )
+        for outcome in outcomes:
+            _write_clip(folder, outcome, find_suite(protocol.suite).robot.fps)
+            result = done[outcome.episode.task, outcome.episode.index] = _result(outcome)
+            journal.append(asdict(result))
+            progress.update(bar, completed=len(done), note=_solved(done.values()))
     episodes = tuple(done[episode.task, episode.index] for episode in plan)
-    summed = Result(name, protocol.suite, protocol.to_json(), versions(), episodes)
+    summed = Result(name, protocol.suite, protocol.to_json(), versions() | simulator, episodes)
     summed.save(folder / "results.json")
     console.print(success_table([summed]))
     broken = [episode for episode in episodes if episode.error]
@@ -98,6 +100,23 @@ def evaluate(
         told = (broken[0].error or "").strip().splitlines()[-1]
         console.print(f"{len(broken)} episodes broke off, the first in {broken[0].task} with: {told}")
     return summed
+
+
+def _check_fits(policy: Actor, protocol: Protocol) -> None:
+    """Raise a UserError if the policy cannot act under this protocol."""
+    horizon, robot = policy.noise_shape[0], find_suite(protocol.suite).robot
+    if protocol.execute > horizon:
+        raise UserError(f"cannot carry out {protocol.execute} actions of a chunk of {horizon}: execute fewer.")
+    if policy.action_width != len(robot.action_names):
+        raise UserError(
+            f"the policy's actions have {policy.action_width} components, those of {protocol.suite} have "
+            f"{len(robot.action_names)}: it was trained for another robot."
+        )
+    if missing := [camera for camera in policy.cameras if camera not in robot.cameras]:
+        raise UserError(
+            f"the policy looks through a camera {missing[0]!r}, which {protocol.suite} does not have "
+            f"(it has {', '.join(robot.cameras)}): evaluate one that was trained on these."
+        )
 
 
 def _result(outcome: Outcome) -> EpisodeResult:

@@ -1,12 +1,15 @@
 """What an evaluation fixes, so that two results can be compared."""
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
 
 from fathom.errors import UserError
-from fathom.simulation import EVALUATION_SEED, check_task
-from fathom.simulation.metaworld_tasks import ACTION_REPEAT
+from fathom.simulation import EVALUATION_SEED, find_suite
+from fathom.simulation.perturbation import Perturbation
 from fathom.simulation.rollout import Episode
+
+Preset = Literal["official", "quick"]
 
 
 @dataclass(frozen=True)
@@ -14,13 +17,15 @@ class Protocol:
     """A suite of tasks, and how each is tried.
 
     Attributes:
-        episodes: per task, on the layouts of seeds ``first_seed``, ``first_seed + 1``, ...
+        episodes: per task, on the layouts of seeds ``first_seed``, ``first_seed + 1``, ... or, where the benchmark has
+            recorded initial states, on the first ones of these.
         first_seed: from :data:`~fathom.simulation.EVALUATION_SEED` on, layouts are disjoint from all demonstrations.
         execute: actions of each chunk that are carried out before the policy looks again.
-        action_repeat: simulator steps per action. Meta-World's own protocol has 1; ours halves the length of an
-            episode, in demonstrations and here alike. The limit is Meta-World's 500 simulator steps either way.
-        spread: how far objects are scattered, see :class:`~fathom.simulation.metaworld.MetaWorldEnv`.
+        image_size: side of the square pictures that the simulator draws, in pixels.
         quality: the look of the pictures, as the policy was trained on.
+        perturbation: what is changed that the policy has not been trained on.
+        options: of the suite's own environments. Meta-World's own protocol has an ``action_repeat`` of 1 simulator step
+            per action; ours is 2 and halves the length of an episode, in demonstrations and here alike.
         noise_seed: of the policy's own randomness.
     """
 
@@ -29,31 +34,48 @@ class Protocol:
     episodes: int = 20
     first_seed: int = EVALUATION_SEED
     execute: int = 4
-    action_repeat: int = ACTION_REPEAT
     image_size: int = 128
-    spread: float | None = None
     quality: Literal["fast", "official"] = "fast"
+    perturbation: Perturbation | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     noise_seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises UserError on an unknown suite or task, or where nothing would be tried."""
+        """Raises UserError on an unknown suite, task or option, or where nothing would be tried."""
+        suite = find_suite(self.suite)
         for task in self.tasks:
-            check_task(self.suite, task)
+            suite.task(task)
         if not self.tasks or len(set(self.tasks)) != len(self.tasks) or self.episodes < 1 or self.execute < 1:
             raise UserError("an evaluation needs tasks, each named once, and at least one episode and one action.")
+        if suite.initial_states and self.episodes > suite.initial_states:
+            raise UserError(
+                f"{self.suite} has {suite.initial_states} initial states for each task: try at most so many episodes."
+            )
+        if unknown := set(self.options) - set(suite.options):
+            raise UserError(f"the environments of {self.suite} have no option called {min(unknown)!r}.")
+
+    @classmethod
+    def preset(cls, name: Preset, suite: str, tasks: Sequence[str] = (), **changes: Any) -> Self:
+        """A suite's official protocol, or a quick one: 10 episodes of each task in small, plain pictures.
+
+        Args:
+            tasks: all of the suite's if empty.
+            changes: fields that are otherwise; those that are ``None`` stay as they are.
+        """
+        found = find_suite(suite)
+        fixed: dict[str, Any] = {"episodes": 10} if name == "quick" else dict(found.official)
+        fixed |= {field: value for field, value in changes.items() if value is not None}
+        return cls(suite, tuple(tasks) or tuple(found.instructions), **fixed)
 
     def plan(self) -> list[Episode]:
         """Every episode, task by task."""
-        return [Episode(task, self.first_seed + i, i) for task in self.tasks for i in range(self.episodes)]
+        recorded = find_suite(self.suite).initial_states > 0
+        return [Episode(task, self.first_seed + i, i, recorded) for task in self.tasks for i in range(self.episodes)]
 
     def environment(self) -> dict[str, Any]:
         """Options for :func:`~fathom.simulation.make_env`."""
-        return {
-            "image_size": self.image_size,
-            "action_repeat": self.action_repeat,
-            "quality": self.quality,
-            "spread": self.spread,
-        }
+        options = {"image_size": self.image_size, "quality": self.quality, **self.options}
+        return options if self.perturbation is None else options | {"perturbation": self.perturbation}
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in a result file."""

@@ -113,9 +113,9 @@ def _count(episodes: Sequence[EpisodeResult]) -> dict[str, float]:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that decide the outcome of an evaluation."""
+    """Python and the packages that decide what a policy does; those of the simulator are its worker's."""
     found = {"python": platform.python_version()}
-    for name in ("fathom-vla", "torch", "transformers", "numpy", "mujoco", "metaworld", "gymnasium"):
+    for name in ("fathom-vla", "torch", "transformers", "numpy"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -1,8 +1,12 @@
 """Success rates are quoted with their uncertainty."""
 
+from collections.abc import Sequence
 from math import sqrt
 from statistics import NormalDist
 from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
 
 
 class Rate(NamedTuple):
@@ -40,3 +44,105 @@ def difference(successes_a: int, n_a: int, successes_b: int, n_b: int, confidenc
     low = value - sqrt((a.value - a.low) ** 2 + (b.high - b.value) ** 2)
     high = value + sqrt((a.high - a.value) ** 2 + (b.value - b.low) ** 2)
     return Rate(value, low, high)
+
+def paired_difference(
+    a: Bool[np.ndarray, "seeds episodes"],
+    b: Bool[np.ndarray, "seeds episodes"],
+    tasks: Sequence[str],
+    confidence: float = 0.95,
+) -> Rate:
+    """Success of a minus that of b, both trained with the same seeds and tried in the same episodes.
+
+    Another seed would give other policies and another draw of layouts other episodes, so both are random effects that
+    cross. The variance of the mean difference is that between a's seeds, plus that between b's (what a seed decides for
+    one says nothing of the other), plus that between the layouts of a task, which both share. Student's t has the
+    degrees of freedom of Satterthwaite (1946): 2 to 4 with three seeds, where these decide. Tasks are the benchmark's
+    own and not a draw. The interval is never narrower than Newcombe's for matched pairs: where hardly any pair differs,
+    variances say nothing. A single seed cannot show how seeds differ: then the interval is Newcombe's alone.
+
+    Args:
+        a, b: whether each episode succeeded; a column is one task on one layout.
+        tasks: of the columns.
+
+    Raises:
+        ValueError: the shapes differ, or there is nothing to compare.
+    """
+    if a.shape != b.shape or a.ndim != 2 or a.size == 0 or a.shape[1] != len(tasks):
+        raise ValueError(f"{a.shape} against {b.shape} outcomes of {len(tasks)} episodes")
+    score = matched_difference(
+        int((a & b).sum()), int((a & ~b).sum()), int((~a & b).sum()), int((~a & ~b).sum()), confidence
+    )
+    half = _half_width(a.astype(float), b.astype(float), tasks, confidence) if len(a) > 1 else 0.0
+    value = score.value
+    return Rate(value, max(-1.0, min(score.low, value - half)), min(1.0, max(score.high, value + half)))
+
+
+def matched_difference(both: int, only_a: int, only_b: int, neither: int, confidence: float = 0.95) -> Rate:
+    """Rate of a minus rate of b over matched pairs, with Newcombe's score interval (1998, paired, method 10).
+
+    Raises:
+        ValueError: there is no pair.
+    """
+    n = both + only_a + only_b + neither
+    if n == 0:
+        raise ValueError("no pair to compare")
+    a, b = wilson(both + only_a, n, confidence), wilson(both + only_b, n, confidence)
+    value = (only_a - only_b) / n
+    margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
+    agreement = both * neither - only_a * only_b
+    agreement = max(agreement - n / 2, 0.0) if agreement > 0 else agreement  # the continuity correction
+    phi = agreement / sqrt(margins) if margins else 0.0
+    below, above = a.value - a.low, b.high - b.value
+    low = value - sqrt(below**2 - 2 * phi * below * above + above**2)
+    below, above = b.value - b.low, a.high - a.value
+    high = value + sqrt(below**2 - 2 * phi * below * above + above**2)
+    return Rate(value, low, high)
+
+
+def _half_width(
+    a: Float[np.ndarray, "seeds episodes"],
+    b: Float[np.ndarray, "seeds episodes"],
+    tasks: Sequence[str],
+    confidence: float,
+) -> float:
+    """Half of the interval of the mean of ``a - b``, with seeds and the layouts of each task as random effects.
+
+    Mean squares are variances of a single outcome; that of the mean is ``size`` times smaller.
+    """
+    seeds, episodes = a.shape
+    layouts, residual, free = _mean_squares(a - b, tasks)
+    between = [episodes * float(np.var(outcomes.mean(1), ddof=1)) for outcomes in (a, b)]
+    parts = [(square, seeds - 1) for square in between]
+    if sum(between) <= residual:  # less than chance makes them differ: the seeds decide nothing
+        parts = [(residual, free * (seeds - 1))]
+    if layouts > residual:
+        parts += [(layouts - residual, free)]
+    variance = sum(square for square, _ in parts)
+    if variance == 0:
+        return 0.0
+    degrees = variance**2 / sum(square**2 / number for square, number in parts)
+    return _t_quantile(confidence, degrees) * sqrt(variance / a.size)
+
+
+def _mean_squares(difference: Float[np.ndarray, "seeds episodes"], tasks: Sequence[str]) -> tuple[float, float, int]:
+    """The mean square between the layouts of a task, that of what neither layout nor seed explains, and the degrees
+    of freedom of the former; zeros where each task has a single layout."""
+    between, rest, free = 0.0, 0.0, 0
+    for name in dict.fromkeys(tasks):
+        own = difference[:, [task == name for task in tasks]]
+        by_layout, by_seed = own.mean(0) - own.mean(), own.mean(1, keepdims=True)
+        between += len(own) * float((by_layout**2).sum())
+        rest += float(((own - by_seed - by_layout) ** 2).sum())
+        free += own.shape[1] - 1
+    return (between / free, rest / (free * (len(difference) - 1)), free) if free else (0.0, 0.0, 0)
+
+
+def _t_quantile(confidence: float, degrees: float) -> float:
+    """The value that Student's t exceeds in size with probability ``1 - confidence``.
+
+    With ``t = sqrt(degrees) tan(angle)`` its density is that of ``cos(angle) ** (degrees - 1)``.
+    """
+    angle = np.linspace(0, np.pi / 2, 200_001)
+    density = np.cos(angle) ** (degrees - 1)
+    share = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
+    return sqrt(degrees) * float(np.tan(np.interp(confidence, share / share[-1], angle)))

@@ -55,6 +55,16 @@ class Policy(nn.Module, ModelHubMixin, ABC):
     def noise_shape(self) -> tuple[int, int]:
         """(horizon, action) of the noise that one chunk starts from."""
 
+    @property
+    @abstractmethod
+    def action_width(self) -> int:
+        """Components of the robot's actions."""
+
+    @property
+    @abstractmethod
+    def cameras(self) -> tuple[str, ...]:
+        """The views that it wants to see."""
+
     @abstractmethod
     def loss(self, batch: Batch, generator: torch.Generator | None = None, whole: Batch | None = None) -> Losses:
         """The loss on a batch.

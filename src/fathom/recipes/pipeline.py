@@ -9,7 +9,9 @@ from rich.rule import Rule
 from fathom.evaluation import Result, evaluate, success_table
 from fathom.recipes.quickstart import QuickstartRecipe
 from fathom.report import write_report
+from fathom.simulation import find_suite
 from fathom.simulation.collect import collect
+from fathom.simulation.demonstrations import Style
 from fathom.simulation.rollout import Actor, RandomPolicy, ScriptedPolicy
 from fathom.training.device import pick_device
 from fathom.training.policy import train_policy
@@ -42,7 +44,7 @@ def run_quickstart(recipe: QuickstartRecipe, folder: Path, *, compare: bool = Fa
             recipe.tasks,
             recipe.episodes_per_task,
             folder / "dataset",
-            spread=recipe.spread,
+            style=Style(options=(("spread", recipe.spread),)),
             console=console,
         )
 
@@ -58,7 +60,8 @@ def run_quickstart(recipe: QuickstartRecipe, folder: Path, *, compare: bool = Fa
     for kind, changed in baselines.items():
         console.print(Rule(f"3 the same for comparison: {kind}"))
         policies[kind] = train_policy(folder / "dataset", changed, folder / "compare" / kind, tokenizer)
-    policies |= {"expert": ScriptedPolicy(), "random": RandomPolicy()}
+    width = len(find_suite(recipe.protocol.suite).robot.action_names)
+    policies |= {"expert": ScriptedPolicy(), "random": RandomPolicy(width)}
 
     console.print(Rule("4 evaluate in closed loop"))
     for name, actor in policies.items():

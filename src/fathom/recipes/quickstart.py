@@ -59,7 +59,7 @@ def quickstart() -> QuickstartRecipe:
             training=_training(steps=400, batch_size=32, lr=1e-3, ema_decay=0.0),
         ),
         policy=quickstart_policy(),
-        protocol=Protocol("metaworld", TASKS, episodes=20, execute=2, spread=SPREAD),
+        protocol=Protocol("metaworld", TASKS, episodes=20, execute=2, options={"spread": SPREAD}),
     )
 
 

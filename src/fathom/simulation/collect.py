@@ -5,25 +5,27 @@ solves. The number of processes and interruptions change nothing about it.
 """
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
+from fathom.data.features import ACTION, IMAGES, MAIN_DEPTH, STATE, Feature
 from fathom.data.writer import DatasetWriter
 from fathom.errors import UserError
 from fathom.progress import progress_bar
-from fathom.simulation import TRAINING_SEED, VALIDATION_SEED, check_task, prepare_simulator
-from fathom.simulation.demonstrations import ROBOT, Style, dataset_features, label_names, stage
+from fathom.simulation import TRAINING_SEED, VALIDATION_SEED, find_suite
+from fathom.simulation.demonstrations import Demonstration, Style, label_names, record
 from fathom.simulation.journal import Journal
-from fathom.simulation.metaworld_tasks import ACTION_REPEAT, SIMULATOR_HZ
+from fathom.simulation.suite import Robot, Suite
 from fathom.workers import Call, Workers
 
-FPS = SIMULATOR_HZ // ACTION_REPEAT
 SEEDS_PER_SPLIT = VALIDATION_SEED - TRAINING_SEED
+MAIN_SEGMENTATION = f"{IMAGES}main_segmentation"
 
 
 class TaskYield(NamedTuple):
@@ -79,50 +81,51 @@ def collect(
     root: str | Path,
     *,
     validation_share: float = 0.1,
-    image_size: int = 128,
-    spread: float | None = None,
+    style: Style = Style(),  # noqa: B008 - it is frozen
     segmentation: bool = False,
     processes: int | None = None,
+    sim_python: str | Path | None = None,
     console: Console | None = None,
 ) -> dict[str, TaskYield]:
     """Collect a dataset at ``root``; call it again after an interruption and it goes on.
 
-    Each frame has RGB and metric depth of the camera ``main``, the state, and the action that the expert wanted. What
-    was tried and kept is printed and stands in the dataset's ``meta/collection.json``.
+    Each frame has the pictures of the cameras, metric depth of the camera ``main``, the state, and the action that the
+    expert wanted. What was tried and kept is printed and stands in the dataset's ``meta/collection.json``.
 
     Args:
+        tasks: by name; all of the suite's if empty.
         episodes_per_task: successful ones, of both splits together.
-        spread: how far objects are scattered, see :class:`~fathom.simulation.metaworld.MetaWorldEnv`.
         validation_share: of every task's episodes, at least one, which no training split holds.
+        segmentation: add an instance segmentation of the camera ``main``.
         processes: default: one per core.
+        sim_python: an interpreter that has the simulator, where this one has not.
 
     Raises:
         UserError: an unknown task, something already at ``root``, episodes half-collected with other arguments, a full
-            disk, an expert that fails too often, no simulator or no OpenGL.
+            disk, an expert that fails too often, no simulator, or nothing to draw with.
     """
-    for task in tasks:
-        check_task(suite, task)
+    found = find_suite(suite)
+    tasks = [found.task(task) for task in tasks] or list(found.instructions)
     validation = max(1, round(episodes_per_task * validation_share))
-    if not tasks or len(set(tasks)) != len(tasks) or validation >= episodes_per_task:
-        raise UserError("name at least one task, each once, and ask for at least two episodes of each.")
-    if image_size < 16 or (spread is not None and not 0 < spread <= 0.3):
-        raise UserError("pictures have at least 16 pixels a side, and objects are scattered by up to 0.3 m.")
-    prepare_simulator()
+    if len(set(tasks)) != len(tasks) or validation >= episodes_per_task:
+        raise UserError("name each task once, and ask for at least two episodes of each.")
+    if style.image_size < 16:
+        raise UserError("pictures have at least 16 pixels a side.")
+    if sim_python is None:
+        found.prepare()
     console = console or Console()
+    style = replace(style, noise=style.noise or found.noise)
     quotas = _quotas(tasks, episodes_per_task - validation, validation)
-    with Workers(processes or os.cpu_count() or 1) as workers:
-        style = Style(image_size, spread)
+    with Workers(processes or os.cpu_count() or 1, sim_python) as workers:
         if segmentation:
-            style = replace(style, label_names=_all_label_names(workers, suite, tasks))
-        features = dataset_features(image_size, style.label_names)
-        writer = DatasetWriter(root, features, FPS, ROBOT)
+            style = replace(style, label_names=_all_label_names(workers, suite, tasks, style))
+        writer = DatasetWriter(root, dataset_features(found.robot, style), found.robot.fps, found.robot.name)
         plan = {"suite": suite, "tasks": list(tasks), "episodes_per_task": episodes_per_task}
         plan |= {"validation": validation, "style": asdict(style)}
         journal = Journal(writer.staging / "attempts.jsonl", plan)
         with progress_bar(console) as progress:
             bar = progress.add_task("collecting", total=episodes_per_task * len(tasks), note="")
-            arguments = (writer.root, features, FPS)
-            for _ in _attempts(quotas, journal, workers, suite, style, arguments):
+            for _ in _attempts(quotas, journal, workers, found, style, writer):
                 done = [frames for quota in quotas for frames in quota.frames]
                 progress.update(bar, completed=len(done), note=f"episodes, {sum(done)} frames")
     training = len(tasks) * (episodes_per_task - validation)
@@ -134,6 +137,20 @@ def collect(
     return result
 
 
+def dataset_features(robot: Robot, style: Style) -> dict[str, Feature]:
+    """The features of a dataset of a robot's demonstrations."""
+    size = style.image_size
+    wanted = {f"{IMAGES}{camera}": Feature.rgb(size, size) for camera in style.cameras}
+    wanted |= {
+        MAIN_DEPTH: Feature.depth(size, size),
+        STATE: Feature.vector(robot.state_names),
+        ACTION: Feature.vector(robot.action_names),
+    }
+    if style.label_names:
+        wanted[MAIN_SEGMENTATION] = Feature.segmentation(size, size, dict(enumerate(style.label_names)))
+    return wanted
+
+
 def _quotas(tasks: Sequence[str], training: int, validation: int) -> list[Quota]:
     """All training episodes before all others: each split is one range of the dataset."""
     splits = ((TRAINING_SEED, training), (VALIDATION_SEED, validation))
@@ -142,11 +159,12 @@ def _quotas(tasks: Sequence[str], training: int, validation: int) -> list[Quota]
 
 
 def _attempts(
-    quotas: list[Quota], journal: Journal, workers: Workers, suite: str, style: Style, arguments: tuple[object, ...]
+    quotas: list[Quota], journal: Journal, workers: Workers, suite: Suite, style: Style, writer: DatasetWriter
 ) -> Iterator[None]:
     """Fill the quotas; yields after every attempt that ended."""
     known: dict[int, int] = {entry["number"]: entry["frames"] for entry in journal.entries}
     free = list(range(len(workers)))
+    recorded: deque[tuple[int, Demonstration | None]] = deque()
     while True:
         for quota in quotas:
             while free and (number := quota.next_number()) is not None:
@@ -155,23 +173,40 @@ def _attempts(
                     yield
                     continue
                 seed = quota.first_seed + number - quota.first_number
-                call = Call(number, stage, (*arguments, number, suite, quota.task, seed, style))
-                workers.send(free.pop(), call)
+                workers.send(free.pop(), Call(number, record, (suite.name, quota.task, seed, style)))
+        if recorded:  # the workers are busy again: time to write
+            number, demonstration = recorded.popleft()
+            quota = quotas[number // SEEDS_PER_SPLIT]
+            frames = 0
+            if demonstration is not None:
+                writer.stage_episode(number, _features_of(demonstration), suite.instructions[quota.task])
+                frames = len(demonstration.actions)
+            quota.take(frames)
+            journal.append({"number": number, "frames": frames})
+            yield
+            continue
         if len(free) == len(workers):
             return
         worker, answer = workers.receive()
         if answer.error is not None:
             raise RuntimeError(f"recording a demonstration failed:\n{answer.error}")
         free.append(worker)
-        quotas[answer.key // SEEDS_PER_SPLIT].take(answer.value)
-        journal.append({"number": answer.key, "frames": answer.value})
-        yield
+        recorded.append((answer.key, answer.value))
 
 
-def _all_label_names(workers: Workers, suite: str, tasks: Sequence[str]) -> tuple[str, ...]:
+def _features_of(demonstration: Demonstration) -> dict[str, Any]:
+    """By the names that a dataset has for them."""
+    features = {f"{IMAGES}{camera}": pictures for camera, pictures in demonstration.images.items()}
+    features |= {MAIN_DEPTH: demonstration.depth, STATE: demonstration.state, ACTION: demonstration.actions}
+    if demonstration.segmentation is not None:
+        features[MAIN_SEGMENTATION] = demonstration.segmentation
+    return features
+
+
+def _all_label_names(workers: Workers, suite: str, tasks: Sequence[str], style: Style) -> tuple[str, ...]:
     """One table of segmentation labels for all tasks: what they share first, then each task's objects."""
-    found = {}
-    for answer in workers.map(Call(task, label_names, (suite, task)) for task in tasks):
+    found: dict[str, tuple[str, ...]] = {}
+    for answer in workers.map(Call(task, label_names, (suite, task, style)) for task in tasks):
         if answer.error is not None:
             raise RuntimeError(f"building {answer.key} failed:\n{answer.error}")
         found[answer.key] = answer.value

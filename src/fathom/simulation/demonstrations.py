@@ -1,41 +1,22 @@
-"""One demonstration: a scripted expert acts, disturbed, and everything that a policy learns from is written down."""
+"""One demonstration: a scripted expert acts, disturbed, and everything that a policy learns from is kept.
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+This runs in worker processes, perhaps those of another Python: writing datasets is not its business.
+"""
+
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fathom.data.features import ACTION, IMAGES, MAIN_DEPTH, STATE, Feature
-from fathom.data.writer import DatasetWriter
-from fathom.simulation import SUITES, make_env
-from fathom.simulation.experts import ExpertNoise, ScriptedExpert
-from fathom.simulation.metaworld_tasks import ACTION_NAMES, STATE_NAMES
+from fathom.simulation import find_suite, make_env
+from fathom.simulation.noise import ExpertNoise
 
 if TYPE_CHECKING:
-    from fathom.simulation.metaworld import MetaWorldEnv
+    from fathom.simulation.environment import Environment, Quality
 
-MAIN = f"{IMAGES}main"
-ROBOT = "sawyer"
-MAIN_SEGMENTATION = f"{IMAGES}main_segmentation"
-
-Frames = dict[str, NDArray[Any]]
-
-
-def dataset_features(image_size: int, label_names: tuple[str, ...]) -> dict[str, Feature]:
-    """The features of a dataset; ``label_names`` is empty without segmentation."""
-    wanted = {
-        MAIN: Feature.rgb(image_size, image_size),
-        MAIN_DEPTH: Feature.depth(image_size, image_size),
-        STATE: Feature.vector(STATE_NAMES),
-        ACTION: Feature.vector(ACTION_NAMES),
-    }
-    if label_names:
-        wanted[MAIN_SEGMENTATION] = Feature.segmentation(image_size, image_size, dict(enumerate(label_names)))
-    return wanted
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -43,63 +24,90 @@ class Style:
     """How demonstrations are made.
 
     Attributes:
-        spread: see :class:`~fathom.simulation.metaworld.MetaWorldEnv`.
-        noise: what disturbs the executed actions.
+        cameras: that the dataset shows; depth and segmentation are those of the first, ``main``.
+        options: further keyword arguments of the suite's environments.
+        noise: what disturbs the executed actions; ``None`` for the suite's own.
         hold: frames kept after success, so that a policy learns to stay there.
         label_names: the dataset's segmentation labels; empty for no segmentation.
     """
 
     image_size: int = 128
-    spread: float | None = None
-    noise: ExpertNoise = field(default_factory=ExpertNoise)
+    cameras: tuple[str, ...] = ("main",)
+    quality: "Quality" = "fast"
+    options: tuple[tuple[str, Any], ...] = ()
+    noise: ExpertNoise | None = None
     hold: int = 8
     label_names: tuple[str, ...] = ()
 
+    def environment(self, suite: str, task: str) -> "Environment":
+        """What shows it."""
+        return make_env(
+            suite,
+            task,
+            cameras=self.cameras,
+            image_size=self.image_size,
+            quality=self.quality,
+            depth=True,
+            segmentation=bool(self.label_names),
+            **dict(self.options),
+        )
 
-def record(suite: str, task: str, seed: int, style: Style) -> Frames | None:
-    """The frames of one demonstration (first axis: time), or None where the expert does not solve the layout.
 
-    A frame is what is seen before its action; the action is what the expert wanted, undisturbed and clipped.
+class Demonstration(NamedTuple):
+    """Frame by frame (first axis: time): what is seen before an action, and the action that the expert wanted.
+
+    Attributes:
+        images: by camera, uint8 (T, H, W, 3).
+        depth: of the camera ``main``, float32 (T, H, W) in metres.
+        segmentation: likewise, uint8 labels by their place in :attr:`Style.label_names`; None if not asked for.
+        state: float32 (T, S).
+        actions: float32 (T, A), undisturbed and clipped.
     """
-    env = _environment(suite, task, style.image_size, style.spread, bool(style.label_names))
-    expert = ScriptedExpert(task)
-    offsets = style.noise.offsets(env.max_steps, np.random.default_rng(seed))
-    label_of = np.array([style.label_names.index(name) for name in env.segmentation_names if style.label_names])
-    rows: list[dict[str, Any]] = []
+
+    images: dict[str, Array]
+    depth: Array
+    segmentation: Array | None
+    state: Array
+    actions: Array
+
+
+def record(suite: str, task: str, seed: int, style: Style) -> Demonstration | None:
+    """A demonstration, or None where the expert does not solve the layout."""
+    env = _environment(suite, task, style)
+    noise = style.noise or find_suite(suite).noise
+    offsets = noise.offsets(env.max_steps, env.action_space.shape[0], np.random.default_rng(seed))
+    seen, actions = [], []
     solved_at: int | None = None
     env.restart(seed)
+    expert = find_suite(suite).expert(env)
     for step, offset in enumerate(offsets):
-        seen, action = env.observe(), expert(env)
-        row = {MAIN: seen["images"]["main"], MAIN_DEPTH: seen["depth"]["main"], STATE: seen["state"], ACTION: action}
-        if style.label_names:
-            row[MAIN_SEGMENTATION] = label_of[seen["segmentation"]["main"]]
-        rows.append(row)
-        _, success, _ = env.advance(action + offset)
+        seen.append(env.observe())
+        actions.append(expert())
+        _, success, truncated = env.advance(actions[-1] + offset)
         if success and solved_at is None:
             solved_at = step
-        if solved_at is not None and step == solved_at + style.hold:
+        if truncated or (solved_at is not None and step == solved_at + style.hold):
             break
     if solved_at is None:
         return None
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    segmentation = None
+    if style.label_names:
+        label_of = np.array([style.label_names.index(name) for name in env.segmentation_names], np.uint8)
+        segmentation = label_of[np.stack([view["segmentation"]["main"] for view in seen])]
+    return Demonstration(
+        {camera: np.stack([view["images"][camera] for view in seen]) for camera in env.cameras},
+        np.stack([view["depth"]["main"] for view in seen]),
+        segmentation,
+        np.stack([view["state"] for view in seen]),
+        np.stack(actions).astype(np.float32),
+    )
 
 
-def stage(
-    root: Path, features: Mapping[str, Feature], fps: int, number: int, suite: str, task: str, seed: int, style: Style
-) -> int:
-    """Record a demonstration and stage it in the dataset at ``root``: its number of frames, 0 if the expert failed."""
-    frames = record(suite, task, seed, style)
-    if frames is None:
-        return 0
-    DatasetWriter(root, features, fps, ROBOT).stage_episode(number, frames, SUITES[suite][task])
-    return len(frames[ACTION])
-
-
-def label_names(suite: str, task: str) -> tuple[str, ...]:
+def label_names(suite: str, task: str, style: Style) -> tuple[str, ...]:
     """The names of what segmentation tells apart in a task's scene."""
-    return _environment(suite, task, image_size=128, spread=None, segmentation=True).segmentation_names
+    return style.environment(suite, task).segmentation_names
 
 
 @lru_cache(maxsize=2)  # a worker mostly stays with one task, and goes back for the episodes that failed
-def _environment(suite: str, task: str, image_size: int, spread: float | None, segmentation: bool) -> "MetaWorldEnv":
-    return make_env(suite, task, image_size=image_size, depth=True, segmentation=segmentation, spread=spread)
+def _environment(suite: str, task: str, style: Style) -> "Environment":
+    return style.environment(suite, task)

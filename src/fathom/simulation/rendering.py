@@ -8,13 +8,16 @@ import atexit
 import importlib
 import weakref
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import mujoco
 import numpy as np
 
 from fathom.simulation.display import opengl_backend
 from fathom.simulation.environment import Quality
+
+if TYPE_CHECKING:
+    from fathom.simulation.perturber import Perturber
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,20 @@ class Renderer:
         size: height and width in pixels.
         quality: ``fast`` drops shadows, reflections and multisampling (about ten times faster on a CPU); ``official``
             keeps the look that the simulator's authors chose.
+        perturber: changes what is drawn, anew in each of its episodes.
 
     Raises:
         UserError: no OpenGL library that works without a display.
     """
 
-    def __init__(self, model: mujoco.MjModel, size: int, camera: Camera, quality: Quality = "fast") -> None:
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        size: int,
+        camera: Camera,
+        quality: Quality = "fast",
+        perturber: "Perturber | None" = None,
+    ) -> None:
         self._fast = quality == "fast"
         if self._fast:
             model.vis.quality.offsamples = 0
@@ -108,10 +119,17 @@ class Renderer:
         self._user_camera = mujoco.MjvCamera()
         self._user_camera.type = mujoco.mjtCamera.mjCAMERA_USER  # MuJoCo leaves the scene's own camera as we set it
         self._place(camera)
+        self._camera = camera
+        self._perturber = perturber
+        self._episode = 0  # of the perturber, whose changes the context and the camera show
 
     def render(self, data: mujoco.MjData, *, depth: bool = False, segmentation: bool = False) -> Picture:
         """Draw the state whose kinematics ``data`` holds (call ``mj_forward`` after moving things by hand)."""
         self._gl.make_current()
+        if self._perturber is not None and self._perturber.episode != self._episode:
+            self._episode = self._perturber.episode
+            self._perturber.hang(self._context)
+            self._place(self._perturber.camera(self._camera))
         self._update_scene(data)
         rgb = np.empty((self._size, self._size, 3), np.uint8)
         buffer = np.empty((self._size, self._size), np.float32) if depth else None
@@ -134,6 +152,8 @@ class Renderer:
         everything = mujoco.mjtCatBit.mjCAT_ALL.value
         mujoco.mjv_updateScene(self._model, data, self._options, None, self._user_camera, everything, self._scene)
         self._model.geom_group[:] = groups
+        if self._perturber is not None:
+            self._perturber.dress(self._scene)
 
     def _place(self, camera: Camera) -> None:
         axes = camera.axes()

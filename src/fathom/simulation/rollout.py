@@ -2,6 +2,8 @@
 
 An episode's outcome depends on its task, its seeds and the policy alone, not on which others run beside it: the noise
 of each of its chunks is drawn from a generator of its own. (Arithmetic may round differently in another batch size.)
+
+An episode whose simulator crashes is tried once more, from its start; then it counts as a failure, with the reason.
 """
 
 import time
@@ -28,6 +30,14 @@ class Actor(Protocol):
     def noise_shape(self) -> tuple[int, int]:
         """(horizon, width) of the noise that one chunk starts from."""
 
+    @property
+    def action_width(self) -> int:
+        """Components of an action."""
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """The views that it wants to see; none if it does not look."""
+
     def sample_actions(
         self, observation: Observation, noise: Float[Tensor, "batch horizon action"] | None = None
     ) -> Float[Tensor, "batch horizon action"]:
@@ -37,7 +47,11 @@ class Actor(Protocol):
 class RandomPolicy:
     """Uniform actions in [-1, 1]: what success costs nothing."""
 
-    noise_shape = (16, 4)
+    cameras = ()
+
+    def __init__(self, action_width: int) -> None:
+        self.action_width = action_width
+        self.noise_shape = (16, action_width)
 
     def sample_actions(
         self, observation: Observation, noise: Float[Tensor, "batch horizon action"] | None = None
@@ -59,11 +73,13 @@ class Episode:
     Attributes:
         seed: of the layout.
         index: its number within its task (``init_state`` in result files).
+        recorded: whether it starts from the benchmark's recorded initial state of that number.
     """
 
     task: str
     seed: int
     index: int
+    recorded: bool = False
 
 
 @dataclass
@@ -73,7 +89,7 @@ class Outcome:
     Attributes:
         steps: actions carried out.
         wall_s: from its start to its end, in seconds, shared with the episodes beside it.
-        error: the traceback if it broke off.
+        error: why, if it broke off: a traceback, or a sentence.
         frames: uint8 (H, W, 3), the first view and one per action, if filmed.
     """
 
@@ -112,10 +128,10 @@ def rollout(
     running: dict[int, _Running] = {}
     free = list(range(environments.count))
     task_of_slot: dict[int, str] = {}
-    looks = not isinstance(policy, (RandomPolicy, ScriptedPolicy))
+    crashed: set[tuple[str, int]] = set()
+    looks = not isinstance(policy, ScriptedPolicy) and bool(policy.cameras)
     while waiting or running:
-        sent = len(running)
-        _act(policy, running, environments, execute, seed, device, looks)
+        sent = _act(policy, running, environments, execute, seed, device, looks)
         for slot in sorted(free):
             if not waiting:
                 break
@@ -123,26 +139,40 @@ def rollout(
             task_of_slot[slot] = episode.task
             running[slot] = _Running(Outcome(episode), film(episode))
             free.remove(slot)
-            environments.start(slot, episode.task, episode.seed, look=looks, film=running[slot].film)
+            recorded = episode.index if episode.recorded else None
+            environments.start(slot, episode.task, episode.seed, recorded, look=looks, film=running[slot].film)
             sent += 1
         for _ in range(sent):
             answer = environments.receive()
-            now = running[answer.key]
-            now.take(answer.value, answer.error)
-            if now.ended:
-                free.append(answer.key)
-                yield running.pop(answer.key).outcome
+            running[answer.key].take(answer.value, answer.error)
+        for slot in [slot for slot, now in running.items() if now.ended]:
+            free.append(slot)
+            now = running.pop(slot)
+            episode = now.outcome.episode
+            if now.lost or (now.crashed and (episode.task, episode.index) not in crashed):
+                waiting.insert(0, episode)
+                if now.crashed:
+                    crashed.add((episode.task, episode.index))
+            else:
+                yield now.outcome
 
 
 @dataclass
 class _Running:
-    """An episode under way in a slot."""
+    """An episode under way in a slot.
+
+    Attributes:
+        crashed: its simulator failed.
+        lost: the process in which it ran failed over another episode.
+    """
 
     outcome: Outcome
     film: bool
     chunk: int = 0
     moment: Moment | None = None
     ended: bool = False
+    crashed: bool = False
+    lost: bool = False
     began: float = field(default_factory=time.perf_counter)
 
     def take(self, moment: Moment | None, error: str | None) -> None:
@@ -153,8 +183,15 @@ class _Running:
             outcome.steps += moment.steps
             outcome.success = moment.success
             outcome.frames += moment.frames
+        self.crashed = error is not None
+        self.lost = moment is None and error is None
         self.ended = moment is None or moment.success or moment.truncated
         outcome.wall_s = time.perf_counter() - self.began
+
+    def refuse(self, reason: str) -> None:
+        """The episode ends here, by no fault of the simulator."""
+        self.outcome.error = reason
+        self.ended = True
 
 
 def _act(
@@ -165,15 +202,15 @@ def _act(
     seed: int,
     device: torch.device | str,
     looks: bool,
-) -> None:
-    """Send every running episode its next actions."""
+) -> int:
+    """Send every running episode its next actions: to how many they went."""
     slots = sorted(running)
     if isinstance(policy, ScriptedPolicy):
         for slot in slots:
             environments.act_expert(slot, execute, film=running[slot].film)
-        return
+        return len(slots)
     if not slots:
-        return
+        return 0
     noise = torch.stack(
         [chunk_noise(policy.noise_shape, seed, running[s].outcome.episode, running[s].chunk) for s in slots]
     )
@@ -181,15 +218,24 @@ def _act(
     observation = observe(moments).to(device)
     with torch.inference_mode():
         actions = policy.sample_actions(observation, noise.to(device)).float().cpu().numpy()
+    sent = 0
     for slot, chunk in zip(slots, actions, strict=True):
-        running[slot].chunk += 1
-        environments.act(slot, chunk[:execute], look=looks, film=running[slot].film)
+        now = running[slot]
+        now.chunk += 1
+        if np.isfinite(chunk).all():
+            environments.act(slot, chunk[:execute], look=looks, film=now.film)
+            sent += 1
+        else:
+            now.refuse(f"the policy's actions are not finite numbers after {now.outcome.steps} steps")
+    return sent
 
 
 def observe(moments: Sequence[Moment]) -> Observation:
     """The batch that a policy sees; without pictures where nothing was looked at."""
-    images = [moment.image for moment in moments if moment.image is not None]
-    pictures = {"main": torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)} if images else {}
+    pictures = {
+        camera: torch.from_numpy(np.stack([moment.images[camera] for moment in moments])).permute(0, 3, 1, 2)
+        for camera in moments[0].images
+    }
     state = torch.from_numpy(np.stack([moment.state for moment in moments]))
     return Observation(images=pictures, state=state, instruction=[moment.instruction for moment in moments])
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fathom.errors import UserError
+from fathom.simulation.noise import ExpertNoise
 
 if TYPE_CHECKING:
     from fathom.simulation.environment import Environment
@@ -52,6 +53,7 @@ class Suite(ABC):
         robot: what carries the tasks out.
         initial_states: how many recorded initial states each task has; 0 where layouts come from seeds alone.
         official: fields of :class:`~fathom.evaluation.protocol.Protocol` that the official protocol fixes.
+        noise: that disturbs its scripted experts while demonstrations are recorded.
         options: keyword arguments of its environments that only this suite has.
         packages: whose versions decide an outcome.
     """
@@ -61,6 +63,7 @@ class Suite(ABC):
     robot: Robot
     initial_states: int = 0
     official: Mapping[str, Any]
+    noise: ExpertNoise = ExpertNoise()
     options: tuple[str, ...] = ()
     packages: tuple[str, ...]
 

@@ -89,6 +89,16 @@ class QDepthVLA(Policy):
         """See :class:`Policy`."""
         return self.config.horizon, self.config.action_dim
 
+    @property
+    def action_width(self) -> int:
+        """See :class:`Policy`; fewer than the model's own, where it was widened for other robots."""
+        return len(self._known_normalization.actions.offset)
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """See :class:`Policy`."""
+        return self.config.cameras
+
     def train(self, mode: bool = True) -> "QDepthVLA":
         """The tokenizer is frozen: it stays in evaluation mode."""
         super().train(mode)

@@ -19,6 +19,8 @@ import numpy as np
 
 from fathom.simulation.environment import Array, Environment, Observed, Quality
 from fathom.simulation.metaworld.tasks import ACTION_REPEAT, INSTRUCTIONS, SIMULATOR_HZ, SIMULATOR_STEPS
+from fathom.simulation.perturbation import Perturbation
+from fathom.simulation.perturber import Perturber, Stage
 from fathom.simulation.rendering import Camera, Renderer
 
 with warnings.catch_warnings():
@@ -30,6 +32,9 @@ NEAR = Camera.look_at("main", position=(0.55, 0.17, 0.53), target=(0.01, 0.65, 0
 
 OFFICIAL = Camera("main", (0.75, 0.075, 0.7), (0.76536295, 0.43493704, 0.26266734, 0.39503823), 60.0)
 """LeRobot's view of Meta-World: ``corner2`` moved nearer and turned by 180 degrees about its axis to be upright."""
+
+WORKSPACE = ((-0.2, 0.4, 0.0), (0.2, 0.9, 0.2))
+"""Two corners, in metres: in between are the objects and the goals of all tasks."""
 
 COMMON_LABELS = ("background", "floor", "table", "wall", "arm", "gripper")
 
@@ -61,6 +66,7 @@ class MetaWorldEnv(Environment):
         quality: Quality = "fast",
         camera: Camera | None = None,
         spread: float | None = None,
+        perturbation: Perturbation | None = None,
     ) -> None:
         super().__init__(
             task=task,
@@ -88,6 +94,10 @@ class MetaWorldEnv(Environment):
             _hide_needless_markers(self._world)
         self._renderer: Renderer | None = None  # made when the first picture is wanted
         self.segmentation_names, self._label_of_geom = _instances(self._world.model)
+        self._perturber = None
+        if perturbation is not None:
+            stage = Stage(self._geoms("table"), self._geoms("floor", "wall"), *WORKSPACE)
+            self._perturber = Perturber(self._world.model, stage, perturbation, [self._camera])
         self._privileged: Array = np.zeros(39)
 
     def restart(self, seed: int, init_state: int | None = None) -> None:
@@ -99,6 +109,8 @@ class MetaWorldEnv(Environment):
         mujoco.mj_forward(self._world.model, self._world.data)
         self._world._prev_obs = self._world._get_curr_obs_combined_no_goal()
         self._privileged = self._world._get_obs()
+        if self._perturber is not None:
+            self._perturber.restart(seed, self._world.data)
 
     def act(self, action: Array) -> tuple[float, bool, bool]:
         """Act once without looking: (reward, success, truncated)."""
@@ -114,7 +126,9 @@ class MetaWorldEnv(Environment):
     def observe(self) -> Observed:
         """What the robot sees now."""
         if self._renderer is None:
-            self._renderer = Renderer(self._world.model, self.image_size, self._camera, self._quality)
+            self._renderer = Renderer(
+                self._world.model, self.image_size, self._camera, self._quality, self._perturber
+            )
         picture = self._renderer.render(self._world.data, depth=self._depth, segmentation=self._segmentation)
         observed: Observed = {"images": {"main": picture.rgb}, "state": self.state()}
         if picture.depth is not None:
@@ -137,6 +151,11 @@ class MetaWorldEnv(Environment):
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+
+    def _geoms(self, *names: str) -> tuple[int, ...]:
+        """The geoms that have one of these labels."""
+        labels = [self.segmentation_names.index(name) for name in names]
+        return tuple(int(geom) for geom in np.nonzero(np.isin(self._label_of_geom[:-1], labels))[0])
 
 
 def _world_class(task: str) -> Any:

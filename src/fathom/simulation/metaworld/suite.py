@@ -32,6 +32,9 @@ class MetaWorld(Suite):
     def make(self, task: str, **options: Any) -> "MetaWorldEnv":
         from fathom.simulation.metaworld.environment import MetaWorldEnv
 
+        spread = options.get("spread")
+        if spread is not None and not 0 < spread <= 0.3:
+            raise UserError(f"objects are scattered by more than 0 and up to 0.3 m, not by {spread}.")
         return MetaWorldEnv(task, **options)
 
     def expert(self, env: "Environment") -> Expert:

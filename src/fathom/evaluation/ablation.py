@@ -1,0 +1,148 @@
+"""What an ablation found: one policy and its variants, trained with the same seeds and tried in the same episodes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from fathom.evaluation.held_out import HeldOut
+from fathom.evaluation.published import PAPER_ABLATIONS, published_as
+from fathom.evaluation.results import Result
+from fathom.evaluation.statistics import Rate, paired_difference, wilson
+
+FULL = "full"
+"""The recipe as it is, which every variant is compared with."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of one variant.
+
+    Attributes:
+        seed: of the training and of the policy's noise.
+        weights: fingerprint of the trained policy.
+        result: in closed loop.
+        held_out: ``None`` for a dataset without held-out episodes.
+    """
+
+    seed: int
+    weights: str
+    result: Result
+    held_out: HeldOut | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant over all of its seeds.
+
+    Attributes:
+        variant: its name.
+        seeds: of its trainings; what is given per seed is in their order.
+        n: episodes of all seeds together.
+        successes: of them.
+        success: their share with its Wilson interval, as if all were independent.
+        success_per_seed: where the spread between trainings shows.
+        difference: success minus that of ``full`` over the seeds that both have, see
+            :func:`~fathom.evaluation.statistics.paired_difference`; ``None`` for ``full`` itself.
+        action_error, depth_abs_rel: see :class:`HeldOut`, per seed; empty where not measured.
+        paper: what the paper's Table 6 has for this variant.
+    """
+
+    variant: str
+    seeds: tuple[int, ...]
+    n: int
+    successes: int
+    success: Rate
+    success_per_seed: tuple[float, ...]
+    difference: Rate | None
+    action_error: tuple[float, ...]
+    depth_abs_rel: tuple[float, ...]
+    paper: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in ``ablation.json``."""
+        rates = {name: rate and rate._asdict() for name, rate in (("success", self.success), ("difference", self.difference))}
+        return {**asdict(self), **rates}
+
+
+def compare(trials: Mapping[str, Sequence[Trial]]) -> list[Row]:
+    """A row per variant that has been tried at all.
+
+    Args:
+        trials: of each variant, by its name; ``full`` among them.
+    """
+    full = trials.get(FULL, ())
+    return [_row(name, tried, full) for name, tried in trials.items() if tried]
+
+
+def ablation_table(rows: Sequence[Row], title: str = "Ablation") -> Table:
+    """The rows for a terminal, with the paper's Table 6 at the right."""
+    table = Table(title=title)
+    for heading in HEADINGS:
+        table.add_column(heading, justify="left" if heading == HEADINGS[0] else "right")
+    for row in rows:
+        table.add_row(*cells(row))
+    return table
+
+
+HEADINGS = ("variant", "success", "per seed", "difference to full", "action error", "depth AbsRel", "paper, Table 6")
+"""Over the columns of :func:`cells`."""
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A row in words; points are percentage points."""
+    rate, of = row.success, f"{row.successes}/{row.n}"
+    shift = row.difference
+    return (
+        row.variant,
+        f"{100 * rate.value:.1f} % ({of}, {100 * rate.low:.0f}-{100 * rate.high:.0f})",
+        " ".join(f"{100 * value:.0f}" for value in row.success_per_seed),
+        "" if shift is None else f"{100 * shift.value:+.1f} ({100 * shift.low:+.1f} to {100 * shift.high:+.1f})",
+        _spread(row.action_error),
+        _spread(row.depth_abs_rel),
+        "" if row.paper is None else f"{row.paper:.1f}",
+    )
+
+
+def _row(name: str, tried: Sequence[Trial], full: Sequence[Trial]) -> Row:
+    outcomes = [[episode.success for episode in trial.result.episodes] for trial in tried]
+    n, successes = sum(map(len, outcomes)), sum(map(sum, outcomes))
+    held_out = [trial.held_out for trial in tried if trial.held_out is not None]
+    return Row(
+        variant=name,
+        seeds=tuple(trial.seed for trial in tried),
+        n=n,
+        successes=successes,
+        success=wilson(successes, n),
+        success_per_seed=tuple(mean(own) for own in outcomes),
+        difference=None if name == FULL else _difference(tried, full),
+        action_error=tuple(one.action_error for one in held_out),
+        depth_abs_rel=tuple(one.depth_abs_rel for one in held_out if one.depth_abs_rel is not None),
+        paper=PAPER_ABLATIONS.get(published_as(name)),
+    )
+
+
+def _difference(tried: Sequence[Trial], full: Sequence[Trial]) -> Rate | None:
+    """Over the seeds and episodes that both have."""
+    ours, theirs = ({trial.seed: _by_episode(trial.result) for trial in trials} for trials in (tried, full))
+    seeds = [seed for seed in ours if seed in theirs]
+    if not seeds:
+        return None
+    episodes = list(ours[seeds[0]])
+    a, b = (np.array([[of[seed][episode] for episode in episodes] for seed in seeds]) for of in (ours, theirs))
+    return paired_difference(a, b, [task for task, _ in episodes])
+
+
+def _by_episode(result: Result) -> dict[tuple[str, int], bool]:
+    return {(episode.task, episode.init_state): episode.success for episode in result.episodes}
+
+
+def _spread(values: Sequence[float]) -> str:
+    """The mean, and between which values it lies."""
+    if not values:
+        return ""
+    between = f" ({min(values):.3f}-{max(values):.3f})" if len(values) > 1 else ""
+    return f"{mean(values):.3f}{between}"
