@@ -8,6 +8,7 @@ import pytest
 from fathom import doctor, opengl
 from fathom.cli import main as cli
 from fathom.doctor import Finding
+from fathom.errors import UserError
 
 
 @pytest.fixture
@@ -19,6 +20,12 @@ def lacks(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else found(name))
 
     return hide
+
+
+@pytest.fixture(autouse=True)
+def no_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said of them is a test of its own."""
+    monkeypatch.setattr(doctor, "SUITES", {})
 
 
 def test_a_healthy_machine_is_ok_and_a_missing_part_is_not(
@@ -86,3 +93,32 @@ def test_too_little_room_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not doctor._memory().ok and not doctor._memory().required
     monkeypatch.setattr(doctor, "_DISK_GB", 1e9)
     assert not doctor._disk().ok and doctor._disk().required
+
+
+def test_benchmarks_that_lack_the_same_part_share_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Absent:
+        def prepare(self) -> None:
+            raise UserError("Foo is not installed: `pip install foo`.")
+
+    class Ready:
+        def prepare(self) -> None: ...
+
+    monkeypatch.setattr(doctor, "CHECKS", {})
+    monkeypatch.setattr(doctor, "SUITES", {"a": Absent(), "b": Ready(), "c": Absent()})
+    lacking, ready = doctor.examine()
+    assert (lacking.detail, lacking.mend) == ("a, c: not ready", "Foo is not installed: `pip install foo`.")
+    assert ready.ok and ready.detail == "b: ready"
+    assert doctor.is_healthy([lacking]), "nothing else needs it"
+
+
+def test_a_benchmark_is_tried_by_looking_at_a_task(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["doctor", "--suite", "metaworld"]) == 0
+    out = capsys.readouterr().out
+    assert "ok  metaworld" in out and "mujoco" in out
+    assert "“put the round nut onto the peg”, seen from" in out
+    assert cli.main(["doctor", "--suite", "metaverse"]) == 2
+    assert "no suite called 'metaverse': expected one of metaworld" in capsys.readouterr().err
+    assert cli.main(["doctor", "--suite", "metaworld", "--sim-python", "/bin/false"]) == 2
+    assert "Python 3.11 or later with NumPy" in capsys.readouterr().err

@@ -14,6 +14,10 @@ from typing import Any
 from rich.markup import escape
 
 from fathom import opengl
+from fathom.errors import UserError
+from fathom.simulation import SUITES, find_suite
+from fathom.simulation.trial import look, versions
+from fathom.workers import Answer, Call, Workers
 
 _DISK_GB = 3.0  # a quickstart and its checkpoints, with room to spare
 _MEMORY_GB = 6.0  # what the quickstart may use
@@ -59,6 +63,52 @@ def examine() -> Iterator[Finding]:
         except Exception as error:  # a broken installation raises anything at all; that is what we are here to tell
             reason = str(error).strip().splitlines() or [type(error).__name__]
             yield Finding(part, reason[0], mend=_REINSTALL)
+    yield from _suites()
+
+
+def examine_suite(name: str, sim_python: Path | None = None) -> Iterator[Finding]:
+    """Builds one task of a suite and looks at it, in a worker process like those of an evaluation.
+
+    Args:
+        sim_python: an interpreter that has the simulator, where this one has not.
+
+    Raises:
+        UserError: there is no such suite, or the interpreter cannot run a worker.
+    """
+    suite = find_suite(name)
+    task = next(iter(suite.instructions))
+    with Workers(1, sim_python, revive=True) as workers:
+
+        def ask(function: Callable[..., Any], *arguments: Any) -> Answer:
+            workers.send(0, Call(None, function, arguments))
+            return workers.receive()[1]
+
+        found = ask(versions, name).value or {}
+        yield Finding(name, ", ".join(f"{package} {version}" for package, version in found.items()))
+        try:
+            answer = ask(look, name, task)
+        except UserError as error:  # the suite's own sentence, which ends with how to mend it
+            yield Finding("simulator", "cannot be used", mend=str(error))
+            return
+    if answer.error is None:
+        yield Finding("simulator", f"{task}: {answer.value}")
+    else:
+        yield Finding("simulator", f"{task} cannot be built", mend=answer.error.strip().splitlines()[-1])
+
+
+def _suites() -> Iterator[Finding]:
+    """The benchmarks beside Meta-World, those with the same answer in one line."""
+    answers: dict[str, list[str]] = {}
+    for name, suite in SUITES.items():
+        if name != "metaworld":
+            try:
+                suite.prepare()
+                answers.setdefault("", []).append(name)
+            except UserError as error:
+                answers.setdefault(str(error), []).append(name)
+    for mend, names in answers.items():
+        detail = f"{', '.join(names)}: {'not ready' if mend else 'ready'}"
+        yield Finding("benchmarks", detail, mend=mend, required=False)
 
 
 _REINSTALL = "install it again with the tested version: make setup"

@@ -1,6 +1,7 @@
 """An evaluation is a folder that an interruption leaves ready to go on."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,3 +101,36 @@ def test_a_protocol_that_cannot_be_run_is_told(tmp_path: Path) -> None:
         Protocol("metaworld", ("reach",), episodes=0)
     with pytest.raises(UserError, match="20 actions of a chunk of 16"):
         evaluate(RandomPolicy(4), Protocol("metaworld", ("reach",), execute=20), tmp_path, name="random")
+
+
+def test_another_interpreter_simulates_the_same(tmp_path: Path) -> None:
+    protocol = replace(PROTOCOL, tasks=("handle-press",))
+    here = evaluate(Pusher(), protocol, tmp_path / "here", name="pusher", processes=1)
+    there = evaluate(Pusher(), protocol, tmp_path / "there", name="pusher", processes=1, sim_python=sys.executable)
+    assert without_time(there) == without_time(here)
+    assert there.versions == here.versions and "mujoco" in there.versions
+    with pytest.raises(UserError, match="cannot be run as a Python interpreter"):
+        evaluate(Pusher(), protocol, tmp_path / "nowhere", name="pusher", sim_python=tmp_path / "python")
+    with pytest.raises(UserError, match="takes Python 3.11 or later with NumPy"):
+        evaluate(Pusher(), protocol, tmp_path / "bare", name="pusher", sim_python="/bin/false")
+
+
+def test_a_policy_for_another_robot_is_told(tmp_path: Path) -> None:
+    class Wrist(Pusher):
+        cameras = ("main", "wrist")
+
+    with pytest.raises(UserError, match="camera 'wrist', which metaworld does not have"):
+        evaluate(Wrist(), PROTOCOL, tmp_path, name="wrist")
+    with pytest.raises(UserError, match="have 7 components, those of metaworld have 4"):
+        evaluate(RandomPolicy(7), PROTOCOL, tmp_path, name="panda")
+    assert not list(tmp_path.iterdir())
+
+
+def test_presets_fix_the_protocol_and_give_way_to_what_is_said() -> None:
+    official = Protocol.preset("official", "metaworld", episodes=3, image_size=None)
+    assert (official.quality, official.image_size, official.episodes) == ("official", 480, 3)
+    assert len(official.tasks) == 50 and len(official.plan()) == 150
+    quick = Protocol.preset("quick", "metaworld", ["reach"])
+    assert (quick.quality, quick.episodes, quick.tasks) == ("fast", 10, ("reach",))
+    with pytest.raises(UserError, match="no option called 'gravity'"):
+        Protocol("metaworld", ("reach",), options={"gravity": 0})

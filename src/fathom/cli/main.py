@@ -15,6 +15,7 @@ from typing import Annotated, Any, NoReturn, Union, cast
 
 import tyro
 
+from fathom.cli.ablate import Ablate
 from fathom.cli.annotate import Annotate
 from fathom.cli.collect import Collect
 from fathom.cli.convert import ConvertHdf5, ConvertLeRobot, ConvertRlds
@@ -50,6 +51,7 @@ VERBS: dict[str, type[Verb] | Group] = {
     ),
     "train": Train,
     "eval": Eval,
+    "ablate": Ablate,
     "report": Report,
     "verify": Group(
         "Compare our results with those of the code that defines them.",

@@ -57,6 +57,25 @@ def select_episodes(
     return [by_index[index] for index in indices]
 
 
+def first_of_each_task(root: Path, episodes: Sequence[Episode], count: int) -> list[int]:
+    """The numbers of the first ``count`` episodes of each task, in order.
+
+    Raises:
+        UserError: a task has fewer, or none is asked for.
+    """
+    if count < 1:
+        raise UserError(f"{count} episodes per task: at least 1 is needed.")
+    by_task: dict[tuple[str, ...], list[int]] = {}
+    for episode in episodes:
+        by_task.setdefault(episode.tasks, []).append(episode.index)
+    for task, indices in by_task.items():
+        if len(indices) < count:
+            raise UserError(
+                f"{root}: {' / '.join(task)!r} has {len(indices)} episodes to learn from, {count} are wanted."
+            )
+    return sorted(index for indices in by_task.values() for index in indices[:count])
+
+
 def check_reach(root: Path, episodes: Sequence[Episode], horizon: int, future: int) -> None:
     """Refuse to look further ahead than the longest episode goes: what lies there is padding at every frame."""
     longest = max((episode.length for episode in episodes), default=0)

@@ -9,7 +9,7 @@ import numpy as np
 from rich.table import Table
 
 from fathom.evaluation.held_out import HeldOut
-from fathom.evaluation.published import PAPER_ABLATIONS, published_as
+from fathom.evaluation.published import ablation_of
 from fathom.evaluation.results import Result
 from fathom.evaluation.statistics import Rate, paired_difference, wilson
 
@@ -64,18 +64,19 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in ``ablation.json``."""
-        rates = {name: rate and rate._asdict() for name, rate in (("success", self.success), ("difference", self.difference))}
-        return {**asdict(self), **rates}
+        shift = self.difference
+        return {**asdict(self), "success": self.success._asdict(), "difference": shift and shift._asdict()}
 
 
-def compare(trials: Mapping[str, Sequence[Trial]]) -> list[Row]:
+def compare(trials: Mapping[str, Sequence[Trial]], changes: Mapping[str, Mapping[str, str]]) -> list[Row]:
     """A row per variant that has been tried at all.
 
     Args:
         trials: of each variant, by its name; ``full`` among them.
+        changes: the fields of the recipe that each variant changes, and their values.
     """
     full = trials.get(FULL, ())
-    return [_row(name, tried, full) for name, tried in trials.items() if tried]
+    return [_row(name, tried, full, ablation_of(changes[name])) for name, tried in trials.items() if tried]
 
 
 def ablation_table(rows: Sequence[Row], title: str = "Ablation") -> Table:
@@ -107,7 +108,7 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _row(name: str, tried: Sequence[Trial], full: Sequence[Trial]) -> Row:
+def _row(name: str, tried: Sequence[Trial], full: Sequence[Trial], paper: float | None) -> Row:
     outcomes = [[episode.success for episode in trial.result.episodes] for trial in tried]
     n, successes = sum(map(len, outcomes)), sum(map(sum, outcomes))
     held_out = [trial.held_out for trial in tried if trial.held_out is not None]
@@ -121,7 +122,7 @@ def _row(name: str, tried: Sequence[Trial], full: Sequence[Trial]) -> Row:
         difference=None if name == FULL else _difference(tried, full),
         action_error=tuple(one.action_error for one in held_out),
         depth_abs_rel=tuple(one.depth_abs_rel for one in held_out if one.depth_abs_rel is not None),
-        paper=PAPER_ABLATIONS.get(published_as(name)),
+        paper=paper,
     )
 
 

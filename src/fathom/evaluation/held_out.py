@@ -74,7 +74,9 @@ def measure_held_out(policy: QDepthVLA, dataset_path: Path, split: str | None, *
     return HeldOut(len(chosen), action_error, depth.abs_rel, depth.delta_1)
 
 
-def _action_errors(policy: QDepthVLA, batch: Batch, noise: Float[Tensor, "batch horizon action"]) -> Float[Tensor, " n"]:
+def _action_errors(
+    policy: QDepthVLA, batch: Batch, noise: Float[Tensor, "batch horizon action"]
+) -> Float[Tensor, " n"]:
     """Of every component of every step that is no padding."""
     if policy.normalization is None:
         raise ValueError("a policy without normalisation has no actions")

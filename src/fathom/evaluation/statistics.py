@@ -45,6 +45,7 @@ def difference(successes_a: int, n_a: int, successes_b: int, n_b: int, confidenc
     high = value + sqrt((a.high - a.value) ** 2 + (b.value - b.low) ** 2)
     return Rate(value, low, high)
 
+
 def paired_difference(
     a: Bool[np.ndarray, "seeds episodes"],
     b: Bool[np.ndarray, "seeds episodes"],
@@ -89,7 +90,7 @@ def matched_difference(both: int, only_a: int, only_b: int, neither: int, confid
     a, b = wilson(both + only_a, n, confidence), wilson(both + only_b, n, confidence)
     value = (only_a - only_b) / n
     margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
-    agreement = both * neither - only_a * only_b
+    agreement = float(both * neither - only_a * only_b)
     agreement = max(agreement - n / 2, 0.0) if agreement > 0 else agreement  # the continuity correction
     phi = agreement / sqrt(margins) if margins else 0.0
     below, above = a.value - a.low, b.high - b.value

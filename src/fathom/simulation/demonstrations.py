@@ -75,7 +75,7 @@ def record(suite: str, task: str, seed: int, style: Style) -> Demonstration | No
     """A demonstration, or None where the expert does not solve the layout."""
     env = _environment(suite, task, style)
     noise = style.noise or find_suite(suite).noise
-    offsets = noise.offsets(env.max_steps, env.action_space.shape[0], np.random.default_rng(seed))
+    offsets = noise.offsets(env.max_steps, env.action_width, np.random.default_rng(seed))
     seen, actions = [], []
     solved_at: int | None = None
     env.restart(seed)

@@ -72,9 +72,13 @@ class Environment(gymnasium.Env[Observed, Array], ABC):
         self._segmentation = segmentation
         self._next_seed = seed
         self._state_width = state_width
-        self.action_space = gymnasium.spaces.Box(
-            np.asarray(action_low, np.float32), np.asarray(action_high, np.float32)
-        )
+        self._low, self._high = np.asarray(action_low, np.float32), np.asarray(action_high, np.float32)
+        self.action_space = gymnasium.spaces.Box(self._low, self._high)
+
+    @property
+    def action_width(self) -> int:
+        """Components of an action: A."""
+        return len(self._low)
 
     @property
     def observation_space(self) -> gymnasium.spaces.Dict:  # type: ignore[override]
@@ -127,9 +131,9 @@ class Environment(gymnasium.Env[Observed, Array], ABC):
             ValueError: the action is not A finite numbers.
         """
         action = np.asarray(action, np.float32)
-        if action.shape != self.action_space.shape or not np.isfinite(action).all():
-            raise ValueError(f"an action of {self.task} must be {self.action_space.shape[0]} finite numbers: {action}")
-        return self.act(np.clip(action, self.action_space.low, self.action_space.high))
+        if action.shape != self._low.shape or not np.isfinite(action).all():
+            raise ValueError(f"an action must be {self.action_width} finite numbers, not {action}")
+        return self.act(np.clip(action, self._low, self._high))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -1,8 +1,8 @@
 """What a policy may meet in an episode that its demonstrations never showed: each kind of change, and its strength.
 
 Only the look of a scene changes, never what can happen in it. All of it is drawn here, as plain numbers, from the
-episode's seed; a simulator carries it out (MuJoCo: :mod:`fathom.simulation.perturber`). A kind's draw does not depend on
-the strength, which only scales it: one episode under growing strength drifts away from itself steadily.
+episode's seed; a simulator carries it out (in MuJoCo: :mod:`fathom.simulation.perturber`). What is drawn does not
+depend on the strength, which only scales it: one episode under growing strength drifts away from itself steadily.
 """
 
 import colorsys
@@ -23,7 +23,7 @@ Colour = tuple[float, float, float]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 MAX_DISTRACTORS = 6
-_PLACES = 300
+_PLACES = 600
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class Surface:
     blend: float
 
     def paint(self, texture: Array) -> Array:
-        """A texture, uint8 (H, W, 3 or 4), blended with the pattern; a tall one is a column of squares, as cubes have."""
-        height, width, channels = texture.shape
+        """A texture, uint8 (H, W, 3 or 4), blended with the pattern; a tall one is a cube's, a column of squares."""
+        height, width = texture.shape[:2]
         x, y = np.arange(width) / width, np.arange(height)[:, None] % width / width
-        field = sum(np.cos(2 * np.pi * (i * x + j * y) + phase) for i, j, phase in self.waves)
+        field = sum(np.cos(2 * np.pi * (i * x + j * y) + phase, dtype=np.float32) for i, j, phase in self.waves)
         share = 0.5 + 0.5 * np.tanh(4 * np.asarray(field))[..., None]  # steep: the colours meet in a narrow seam
-        pattern = share * np.array(self.colours[0]) + (1 - share) * np.array(self.colours[1])
-        mixed = texture.astype(np.float64)
-        mixed[..., :3] += self.blend * (255 * pattern - mixed[..., :3])
+        first, second = np.array(self.colours, np.float32) * 255
+        mixed = texture.astype(np.float32)
+        mixed[..., :3] += np.float32(self.blend) * (second + share * (first - second) - mixed[..., :3])
         return np.rint(mixed).astype(np.uint8)
 
     def tint(self, colour: Array) -> Array:
@@ -78,7 +78,6 @@ class Draw:
         azimuth, elevation: the camera moves on the sphere around what it looks at, and keeps looking there; radians.
         distance: the camera's new distance from there as a share of the old.
         gain: of all light, by colour.
-        headlight: further gain of the light that comes from the camera or from everywhere.
         turn: of all lamps around the vertical; radians.
         table, background: their new looks.
         distractors: the first stands in the first of ``places`` where it may, the next in one after that.
@@ -89,7 +88,6 @@ class Draw:
     elevation: float = 0.0
     distance: float = 1.0
     gain: Colour = (1.0, 1.0, 1.0)
-    headlight: float = 1.0
     turn: float = 0.0
     table: Surface | None = None
     background: Surface | None = None
@@ -126,9 +124,9 @@ class Perturbation:
         Raises:
             UserError: it is neither.
         """
-        kind, _, strength = words.partition("=")
+        kind, given, strength = words.partition("=")
         try:
-            return cls(kind, float(strength or 1))  # type: ignore[arg-type]  # checked by __post_init__
+            return cls(kind, float(strength) if given else 1.0)  # type: ignore[arg-type]  # checked by __post_init__
         except ValueError:
             raise UserError(
                 f"the strength of a perturbation is a number from 0 to 1, as in {kind}=0.5, and not {strength!r}."
@@ -167,13 +165,12 @@ def _camera(rng: np.random.Generator, strength: float) -> Draw:
 
 def _lighting(rng: np.random.Generator, strength: float) -> Draw:
     """A dimmer or brighter room, in a warmer, colder or otherwise coloured light that comes from elsewhere."""
-    level = rng.uniform(-0.7, -0.3) if rng.random() < 0.5 else rng.uniform(0.25, 0.5)
+    level = rng.uniform(-0.9, -0.4) if rng.random() < 0.5 else rng.uniform(0.25, 0.5)
     colour = rng.normal(size=3)
     colour = 0.35 * (colour - colour.mean()) / np.abs(colour - colour.mean()).max()
     red, green, blue = (math.exp(strength * float(level + part)) for part in colour)
     return Draw(
         gain=(red, green, blue),
-        headlight=math.exp(-strength * rng.uniform(0.2, 0.6)),
         turn=strength * _signed(rng) * math.radians(120),
     )
 

@@ -7,6 +7,7 @@ workers stay small.
 import atexit
 import importlib
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -50,6 +51,16 @@ class Camera:
         w, x, y, z = (float(value) for value in quaternion)
         return cls(name, position, (w, x, y, z), fovy)
 
+    @classmethod
+    def of_model(cls, name: str, model: mujoco.MjModel, data: mujoco.MjData, camera: str) -> Self:
+        """Where the model's own ``camera`` is now: one on a hand moves with it."""
+        number = model.camera(camera).id
+        quaternion = np.empty(4)
+        mujoco.mju_mat2Quat(quaternion, data.cam_xmat[number])
+        w, i, j, k = (float(value) for value in quaternion)
+        x, y, z = (float(value) for value in data.cam_xpos[number])
+        return cls(name, (x, y, z), (w, i, j, k), float(model.cam_fovy[number]))
+
     def axes(self) -> np.ndarray:
         """(3, 3): the camera's right, up and backward axes, as columns in world coordinates."""
         matrix = np.empty(9)
@@ -75,6 +86,7 @@ class Renderer:
         quality: ``fast`` drops shadows, reflections and multisampling (about ten times faster on a CPU); ``official``
             keeps the look that the simulator's authors chose.
         perturber: changes what is drawn, anew in each of its episodes.
+        hidden_groups: groups of geoms that are not drawn, such as shapes for collisions only.
 
     Raises:
         UserError: no OpenGL library that works without a display.
@@ -87,6 +99,7 @@ class Renderer:
         camera: Camera,
         quality: Quality = "fast",
         perturber: "Perturber | None" = None,
+        hidden_groups: Sequence[int] = (),
     ) -> None:
         self._fast = quality == "fast"
         if self._fast:
@@ -97,6 +110,8 @@ class Renderer:
         self._model = model
         self._size = size
         self._options = mujoco.MjvOption()
+        for group in hidden_groups:
+            self._options.geomgroup[group] = 0
         self._rect = mujoco.MjrRect(0, 0, size, size)
         # not mujoco.GLContext: that choice was made when mujoco was first imported, perhaps before ours
         self._gl: Any = importlib.import_module(f"mujoco.{opengl_backend()}").GLContext(size, size)
@@ -118,18 +133,30 @@ class Renderer:
         self._far = float(model.vis.map.zfar * model.stat.extent)
         self._user_camera = mujoco.MjvCamera()
         self._user_camera.type = mujoco.mjtCamera.mjCAMERA_USER  # MuJoCo leaves the scene's own camera as we set it
-        self._place(camera)
-        self._camera = camera
+        self._camera = self._view = camera
         self._perturber = perturber
         self._episode = 0  # of the perturber, whose changes the context and the camera show
 
-    def render(self, data: mujoco.MjData, *, depth: bool = False, segmentation: bool = False) -> Picture:
-        """Draw the state whose kinematics ``data`` holds (call ``mj_forward`` after moving things by hand)."""
+    def render(
+        self,
+        data: mujoco.MjData,
+        *,
+        camera: Camera | None = None,
+        depth: bool = False,
+        segmentation: bool = False,
+    ) -> Picture:
+        """Draw the state whose kinematics ``data`` holds (call ``mj_forward`` after moving things by hand).
+
+        Args:
+            camera: looked through in this picture instead of the renderer's own; no perturber moves it.
+            depth, segmentation: whether they are wanted.
+        """
         self._gl.make_current()
         if self._perturber is not None and self._perturber.episode != self._episode:
             self._episode = self._perturber.episode
             self._perturber.hang(self._context)
-            self._place(self._perturber.camera(self._camera))
+            self._view = self._perturber.camera(self._camera)
+        self._place(camera or self._view)
         self._update_scene(data)
         rgb = np.empty((self._size, self._size, 3), np.uint8)
         buffer = np.empty((self._size, self._size), np.float32) if depth else None

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fathom.simulation import find_suite, make_env
 from fathom.simulation.suite import Expert
+from fathom.simulation.trial import versions
 from fathom.workers import Answer, Call, Workers
 
 if TYPE_CHECKING:
@@ -72,12 +73,12 @@ class Environments:
 
     def versions(self) -> dict[str, str]:
         """Of what decides an episode's outcome, as the workers have them; ask before the first episode starts."""
-        self._workers.send(0, Call(None, _versions, (self._suite,)))
+        self._workers.send(0, Call(None, versions, (self._suite,)))
         answer = self._workers.receive()[1]
         if answer.value is None:
             raise RuntimeError(f"a simulator's process does not answer:\n{answer.error}")
-        versions: dict[str, str] = answer.value
-        return versions
+        found: dict[str, str] = answer.value
+        return found
 
     def start(self, slot: int, task: str, seed: int, init_state: int | None, *, look: bool, film: bool) -> None:
         """Begin an episode in a slot; the answer comes from :meth:`receive`."""
@@ -114,10 +115,6 @@ class Environments:
 
 _slots: dict[int, "Environment"] = {}
 _experts: dict[int, Expert] = {}  # of the episodes that one carries out
-
-
-def _versions(suite: str) -> dict[str, str]:
-    return find_suite(suite).versions()
 
 
 def _start(

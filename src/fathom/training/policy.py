@@ -10,8 +10,10 @@ from torch import Tensor
 from fathom.config import parse_config, read_json
 from fathom.data.batch import Batch
 from fathom.data.dataset import LeRobotDataset, known_split, open_dataset
-from fathom.data.features import ACTION, STATE
+from fathom.data.features import ACTION, STATE, DatasetInfo
+from fathom.data.metadata import read_episodes
 from fathom.data.normalization import Normalization, NormalizationKind
+from fathom.data.selection import first_of_each_task, select_episodes
 from fathom.depth.tokenizer import DepthTokenizer
 from fathom.errors import UserError
 from fathom.policies import load_policy
@@ -49,6 +51,8 @@ class PolicyRecipe:
         freeze: parts that keep their weights: ``vlm``, ``vision``, ``embeddings`` (the paper trains all three,
             open-pi-zero freezes the embeddings).
         lora: train low-rank adapters on the language model in place of its weights.
+        depth_feature: the depth that is learned, as ``noisy_depth``; by default that of the camera ``main``.
+        episodes_per_task: learn from the first ones of each task alone; normalisation is still the whole dataset's.
     """
 
     policy: QDepthVLAConfig = field(default_factory=QDepthVLAConfig)
@@ -58,6 +62,8 @@ class PolicyRecipe:
     normalization: NormalizationKind = "quantile"
     freeze: tuple[Part, ...] = ()
     lora: LoRA | None = None
+    depth_feature: str | None = None
+    episodes_per_task: int | None = None
 
     def depth_weight_at(self, step: int) -> float:
         """``lambda_t = lambda_0 * gamma ** t``."""
@@ -84,14 +90,7 @@ def train_policy(
         UserError: the dataset lacks a camera or depth that the policy needs, or the folder holds another run.
     """
     depth = recipe.policy.depth
-    dataset = open_dataset(
-        dataset_path,
-        cameras=recipe.policy.cameras,
-        horizon=recipe.policy.horizon,
-        depth=depth is not None,
-        future=depth.future if depth else 0,
-        split=known_split(dataset_path, "train"),
-    )
+    dataset = _open(dataset_path, recipe)
     if depth and tokenizer is None:
         raise UserError("co-training with depth needs a depth tokenizer: train one first, or train without depth")
     recipe = replace(recipe, training=recipe.training.for_frames(len(dataset)))
@@ -122,6 +121,24 @@ def train_policy(
     policy.eval().save(folder)
     remove_state(folder)
     return policy
+
+
+def _open(path: Path, recipe: PolicyRecipe) -> LeRobotDataset:
+    """What the recipe learns from: the training split or, without one, everything."""
+    depth, split, episodes = recipe.policy.depth, known_split(path, "train"), None
+    if recipe.episodes_per_task is not None:
+        info = DatasetInfo.load(path)
+        known = select_episodes(path, info, read_episodes(path, info), split, None)
+        episodes = first_of_each_task(path, known, recipe.episodes_per_task)
+    return open_dataset(
+        path,
+        cameras=recipe.policy.cameras,
+        horizon=recipe.policy.horizon,
+        depth=([recipe.depth_feature] if recipe.depth_feature else True) if depth else False,
+        future=depth.future if depth else 0,
+        split=split,
+        episodes=episodes,
+    )
 
 
 def _provenance(dataset: LeRobotDataset, recipe: PolicyRecipe, folder: Path, init: Path | None) -> Provenance:

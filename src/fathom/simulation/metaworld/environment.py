@@ -20,8 +20,9 @@ import numpy as np
 from fathom.simulation.environment import Array, Environment, Observed, Quality
 from fathom.simulation.metaworld.tasks import ACTION_REPEAT, INSTRUCTIONS, SIMULATOR_HZ, SIMULATOR_STEPS
 from fathom.simulation.perturbation import Perturbation
-from fathom.simulation.perturber import Perturber, Stage
+from fathom.simulation.perturber import Perturber
 from fathom.simulation.rendering import Camera, Renderer
+from fathom.simulation.staging import Stage
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # gymnasium tells of its own deprecations while metaworld registers its tasks
@@ -126,9 +127,7 @@ class MetaWorldEnv(Environment):
     def observe(self) -> Observed:
         """What the robot sees now."""
         if self._renderer is None:
-            self._renderer = Renderer(
-                self._world.model, self.image_size, self._camera, self._quality, self._perturber
-            )
+            self._renderer = Renderer(self._world.model, self.image_size, self._camera, self._quality, self._perturber)
         picture = self._renderer.render(self._world.data, depth=self._depth, segmentation=self._segmentation)
         observed: Observed = {"images": {"main": picture.rgb}, "state": self.state()}
         if picture.depth is not None:
@@ -191,7 +190,8 @@ def _instances(model: mujoco.MjModel) -> tuple[tuple[str, ...], Array]:
     for geom in range(model.ngeom):
         body = int(model.geom_bodyid[geom])
         root = model.body(model.body_rootid[body]).name
-        name = "gripper" if _hangs_on(model, body, "hand") else fixed.get(root, root or "object")
+        unnamed = "object" if model.body_weldid[body] else "table"  # what cannot move: the top of pick-out-of-hole's
+        name = "gripper" if _hangs_on(model, body, "hand") else fixed.get(root, root or unnamed)
         if name not in names:
             names.append(name)
         labels[geom] = names.index(name)
