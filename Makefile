@@ -3,8 +3,8 @@
 .PHONY: help setup quickstart test test-slow lint docs clean
 
 BIN := .venv/bin
-QUICK := not slow and not gpu and not libero and not simpler
-SLOW := slow and not gpu and not libero and not simpler
+QUICK := not slow and not gpu and not simpler
+SLOW := slow and not gpu and not simpler
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14

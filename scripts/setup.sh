@@ -109,7 +109,10 @@ if [[ $torch == system ]]; then
 fi
 say "installing packages (a few minutes the first time)"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
-    --constraint "$constraints" torch --editable '.[sim,dev]' || {
+    --constraint "$constraints" torch --editable '.[sim,libero,dev]' &&
+    # What these ask for conflicts with much, and is not needed to simulate.
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile --no-deps \
+        --constraint "$constraints" hf-libero robosuite bddl || {
     printf 'setup: pip could not install the packages; its message stands above.\n' >&2
     exit 1
 }

@@ -1,6 +1,7 @@
 """The doctor finds what is missing, says how to mend it, and never falls over itself."""
 
 import importlib.util
+import os
 from collections.abc import Callable
 
 import pytest
@@ -96,19 +97,21 @@ def test_too_little_room_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_benchmarks_that_lack_the_same_part_share_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Absent:
-        def prepare(self) -> None:
-            raise UserError("Foo is not installed: `pip install foo`.")
-
-    class Ready:
-        def prepare(self) -> None: ...
-
     monkeypatch.setattr(doctor, "CHECKS", {})
-    monkeypatch.setattr(doctor, "SUITES", {"a": Absent(), "b": Ready(), "c": Absent()})
+    monkeypatch.setattr(doctor, "SUITES", dict.fromkeys(("a", "b", "metaworld", "c")))
+    monkeypatch.setattr(doctor, "prepare", lacking_foo_but_for_b)
     lacking, ready = doctor.examine()
     assert (lacking.detail, lacking.mend) == ("a, c: not ready", "Foo is not installed: `pip install foo`.")
     assert ready.ok and ready.detail == "b: ready"
     assert doctor.is_healthy([lacking]), "nothing else needs it"
+    assert "HF_HUB_OFFLINE" not in os.environ
+
+
+def lacking_foo_but_for_b(suite: str) -> None:
+    """Runs in a worker; looking must not download."""
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    if suite != "b":
+        raise UserError("Foo is not installed: `pip install foo`.")
 
 
 def test_a_benchmark_is_tried_by_looking_at_a_task(

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from rich.markup import escape
 from fathom import opengl
 from fathom.errors import UserError
 from fathom.simulation import SUITES, find_suite
-from fathom.simulation.trial import look, versions
+from fathom.simulation.trial import look, prepare, versions
 from fathom.workers import Answer, Call, Workers
 
 _DISK_GB = 3.0  # a quickstart and its checkpoints, with room to spare
@@ -99,16 +100,32 @@ def examine_suite(name: str, sim_python: Path | None = None) -> Iterator[Finding
 def _suites() -> Iterator[Finding]:
     """The benchmarks beside Meta-World, those with the same answer in one line."""
     answers: dict[str, list[str]] = {}
-    for name, suite in SUITES.items():
-        if name != "metaworld":
+    with _offline(), Workers(1) as workers:
+        for name in SUITES:
+            if name == "metaworld":
+                continue
+            workers.send(0, Call(name, prepare, (name,)))
             try:
-                suite.prepare()
-                answers.setdefault("", []).append(name)
+                told = workers.receive()[1].error or ""
             except UserError as error:
-                answers.setdefault(str(error), []).append(name)
+                told = str(error)
+            answers.setdefault(told.strip().split("\n")[-1], []).append(name)
     for mend, names in answers.items():
         detail = f"{', '.join(names)}: {'not ready' if mend else 'ready'}"
         yield Finding("benchmarks", detail, mend=mend, required=False)
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Processes that are started within download nothing: looking what is there must not fetch it."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["HF_HUB_OFFLINE"]
+        if before is not None:
+            os.environ["HF_HUB_OFFLINE"] = before
 
 
 _REINSTALL = "install it again with the tested version: make setup"

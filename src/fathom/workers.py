@@ -25,7 +25,6 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-import fathom
 from fathom.errors import UserError
 
 
@@ -71,7 +70,7 @@ class Workers:
             self._environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         else:
             self._fathom_alone = tempfile.TemporaryDirectory(prefix="fathom-")
-            Path(self._fathom_alone.name, "fathom").symlink_to(Path(fathom.__file__).parent)
+            Path(self._fathom_alone.name, "fathom").symlink_to(Path(__file__).parent)
             self._environment["PYTHONPATH"] = self._fathom_alone.name
             _check(self._python, self._environment)
         self._revive = revive

@@ -80,6 +80,63 @@ def test_segmentation_gives_geom_ids(scene: tuple[mujoco.MjModel, mujoco.MjData]
     assert sky is not None and (sky == -1).all()
 
 
+MOVING = """
+<mujoco>
+  <worldbody>
+    <light pos="0 0 5" dir="0 0 -1" directional="true"/>
+    <geom name="floor" type="plane" size="20 20 0.1" rgba="0.3 0.3 0.3 1"/>
+    <geom name="red" type="box" pos="1 0 0.1" size="0.1 0.1 0.1" rgba="1 0 0 1"/>
+    <geom name="shape" type="box" pos="1 0 0.5" size="0.3 0.3 0.05" rgba="0 1 0 1" group="4"/>
+    <site name="mark" type="box" pos="1 0 0.7" size="0.3 0.3 0.05" rgba="0 1 0 {alpha}"/>
+    <body name="hand" pos="0 0 2">
+      <joint name="slide" type="slide" axis="1 0 0"/>
+      <joint name="turn" type="hinge" axis="0 0 1"/>
+      <geom type="sphere" size="0.01" pos="0 0 0.5"/>
+      <camera name="eye" fovy="50"/>
+    </body>
+  </worldbody>
+</mujoco>
+"""
+
+
+def moving_scene(slide: float, turn: float, alpha: float = 0.0) -> tuple[mujoco.MjModel, mujoco.MjData]:
+    model = mujoco.MjModel.from_xml_string(MOVING.format(alpha=alpha))
+    data = mujoco.MjData(model)
+    data.qpos[:] = slide, turn
+    mujoco.mj_forward(model, data)
+    return model, data
+
+
+@pytest.mark.parametrize(("slide", "turn"), [(1.0, 0.0), (0.8, 1.2)])
+def test_a_camera_of_the_model_is_followed(slide: float, turn: float) -> None:
+    model, data = moving_scene(slide, turn)
+    eye = Camera.of_model("wrist", model, data, "eye")
+    np.testing.assert_allclose(eye.position, (slide, 0.0, 2.0), atol=1e-9)
+    renderer = Renderer(model, SIZE, straight_down(3.0))
+    before = renderer.render(data).rgb
+    picture = renderer.render(data, camera=eye)
+    with mujoco.Renderer(model, SIZE, SIZE) as reference:
+        reference.update_scene(data, "eye")
+        expected = reference.render()
+    assert (np.abs(picture.rgb.astype(int) - expected).max(axis=-1) > 40).mean() < 0.02, "it sees what the hand sees"
+    assert np.abs(before.astype(int) - picture.rgb).max() > 40
+    np.testing.assert_array_equal(renderer.render(data).rgb, before)  # its own view is there again
+
+
+def test_hidden_groups_and_invisible_marks_hide_nothing() -> None:
+    for alpha in (0.0, -1.0):  # robosuite's way to hide a site is a negative one
+        model, data = moving_scene(1.0, 0.0, alpha)
+        model.geom_group[model.geom("shape").id] = 1  # drawn, unless asked not to
+        eye = Camera.of_model("wrist", model, data, "eye")
+        middle = SIZE // 2
+        for hidden, seen, distance in (((), "shape", 1.45), ((1,), "red", 1.8)):
+            renderer = Renderer(model, SIZE, eye, hidden_groups=hidden)
+            picture = renderer.render(data, depth=True, segmentation=True)
+            assert picture.segmentation is not None and picture.depth is not None
+            assert picture.segmentation[middle, middle] == model.geom(seen).id
+            assert picture.depth[middle, middle] == pytest.approx(distance, abs=1e-3)
+
+
 def test_depth_agrees_with_rays_in_a_metaworld_scene() -> None:
     env = MetaWorldEnv("drawer-open", depth=True, segmentation=True)
     observed, _ = env.reset(seed=3)

@@ -11,7 +11,7 @@ from rich.table import Table
 from fathom.evaluation.held_out import HeldOut
 from fathom.evaluation.published import ablation_of
 from fathom.evaluation.results import Result
-from fathom.evaluation.statistics import Rate, paired_difference, wilson
+from fathom.evaluation.statistics import Rate, SeedSpread, paired_difference, wilson
 
 FULL = "full"
 """The recipe as it is, which every variant is compared with."""
@@ -76,7 +76,8 @@ def compare(trials: Mapping[str, Sequence[Trial]], changes: Mapping[str, Mapping
         changes: the fields of the recipe that each variant changes, and their values.
     """
     full = trials.get(FULL, ())
-    return [_row(name, tried, full, ablation_of(changes[name])) for name, tried in trials.items() if tried]
+    spread = SeedSpread.of([np.array([_solved(trial) for trial in tried]) for tried in trials.values() if tried])
+    return [_row(name, tried, full, spread, ablation_of(changes[name])) for name, tried in trials.items() if tried]
 
 
 def ablation_table(rows: Sequence[Row], title: str = "Ablation") -> Table:
@@ -108,8 +109,8 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _row(name: str, tried: Sequence[Trial], full: Sequence[Trial], paper: float | None) -> Row:
-    outcomes = [[episode.success for episode in trial.result.episodes] for trial in tried]
+def _row(name: str, tried: Sequence[Trial], full: Sequence[Trial], spread: SeedSpread, paper: float | None) -> Row:
+    outcomes = [_solved(trial) for trial in tried]
     n, successes = sum(map(len, outcomes)), sum(map(sum, outcomes))
     held_out = [trial.held_out for trial in tried if trial.held_out is not None]
     return Row(
@@ -119,14 +120,14 @@ def _row(name: str, tried: Sequence[Trial], full: Sequence[Trial], paper: float 
         successes=successes,
         success=wilson(successes, n),
         success_per_seed=tuple(mean(own) for own in outcomes),
-        difference=None if name == FULL else _difference(tried, full),
+        difference=None if name == FULL else _difference(tried, full, spread),
         action_error=tuple(one.action_error for one in held_out),
         depth_abs_rel=tuple(one.depth_abs_rel for one in held_out if one.depth_abs_rel is not None),
         paper=paper,
     )
 
 
-def _difference(tried: Sequence[Trial], full: Sequence[Trial]) -> Rate | None:
+def _difference(tried: Sequence[Trial], full: Sequence[Trial], spread: SeedSpread) -> Rate | None:
     """Over the seeds and episodes that both have."""
     ours, theirs = ({trial.seed: _by_episode(trial.result) for trial in trials} for trials in (tried, full))
     seeds = [seed for seed in ours if seed in theirs]
@@ -134,7 +135,11 @@ def _difference(tried: Sequence[Trial], full: Sequence[Trial]) -> Rate | None:
         return None
     episodes = list(ours[seeds[0]])
     a, b = (np.array([[of[seed][episode] for episode in episodes] for seed in seeds]) for of in (ours, theirs))
-    return paired_difference(a, b, [task for task, _ in episodes])
+    return paired_difference(a, b, [task for task, _ in episodes], spread)
+
+
+def _solved(trial: Trial) -> list[bool]:
+    return [episode.success for episode in trial.result.episodes]
 
 
 def _by_episode(result: Result) -> dict[tuple[str, int], bool]:

@@ -23,7 +23,8 @@ class PublishedTable:
         title: what was measured.
         columns: over the numbers of each row.
         rows: of each method, by its name; ``None`` where the paper has no number.
-        average: as printed for each row. (Those of other authors' rows in Table 3 are not the means of its columns.)
+        average: as printed for each row. (Those of CoT-VLA, and of other authors in
+            Table 3, are not the means of its columns.)
     """
 
     number: int
@@ -136,7 +137,7 @@ _WORDS = {
     "stack block": "stack",
     "pick coke can": "coke",
     "move near": "near",
-    "open top drawer and put apple in": "apple",
+    "open top drawer and put apple in": "place",
     "open/close drawer": "drawer",
 }
 """What the tasks' names have of the paper's columns."""
@@ -187,9 +188,10 @@ def _plain(value: str) -> str:
 def _table_of(result: Result) -> PublishedTable | None:
     if result.suite in LIBERO_SINGLE_VIEW.columns:
         return LIBERO_SINGLE_VIEW
-    if "widowx" in result.suite:
+    names = " ".join((result.suite, *(episode.task for episode in result.episodes)))
+    if "widowx" in names:
         return WIDOWX
-    return GOOGLE_ROBOT if "google" in result.suite else None
+    return GOOGLE_ROBOT if "google" in names else None
 
 
 def _tried_as(column: str, result: Result) -> list[str]:

@@ -1,9 +1,10 @@
 """Success rates are quoted with their uncertainty."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import sqrt
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -46,24 +47,56 @@ def difference(successes_a: int, n_a: int, successes_b: int, n_b: int, confidenc
     return Rate(value, low, high)
 
 
+@dataclass(frozen=True)
+class SeedSpread:
+    """How far the rates of trainings that differ in their seed alone lie apart.
+
+    Attributes:
+        dispersion: by how much the variance of a training's rate exceeds that of as many independent episodes,
+            ``rate (1 - rate) / n``; 1 where seeds decide nothing.
+        degrees: of freedom that it was estimated with; 0 where no policy was trained twice, which tells nothing.
+    """
+
+    dispersion: float
+    degrees: int
+
+    @classmethod
+    def of(cls, policies: Sequence[Bool[np.ndarray, "seeds episodes"]]) -> Self:
+        """Estimated from several policies together, because a few seeds of one say little.
+
+        Policies that always or never succeed say nothing.
+        """
+        found = excess = 0.0
+        degrees = 0
+        for outcomes in policies:
+            rate, free = float(outcomes.mean()), len(outcomes) - 1
+            if free and 0 < rate < 1:
+                found += free * outcomes.shape[1] * float(np.var(outcomes.mean(1), ddof=1))
+                excess += free * rate * (1 - rate)
+                degrees += free
+        return cls(found / excess if degrees else 1.0, degrees)
+
+
 def paired_difference(
     a: Bool[np.ndarray, "seeds episodes"],
     b: Bool[np.ndarray, "seeds episodes"],
     tasks: Sequence[str],
+    spread: SeedSpread | None = None,
     confidence: float = 0.95,
 ) -> Rate:
     """Success of a minus that of b, both trained with the same seeds and tried in the same episodes.
 
     Another seed would give other policies and another draw of layouts other episodes, so both are random effects that
-    cross. The variance of the mean difference is that between a's seeds, plus that between b's (what a seed decides for
-    one says nothing of the other), plus that between the layouts of a task, which both share. Student's t has the
-    degrees of freedom of Satterthwaite (1946): 2 to 4 with three seeds, where these decide. Tasks are the benchmark's
-    own and not a draw. The interval is never narrower than Newcombe's for matched pairs: where hardly any pair differs,
-    variances say nothing. A single seed cannot show how seeds differ: then the interval is Newcombe's alone.
+    cross. The variance of the mean difference is that between a's and between b's seeds (what a seed decides for one
+    says nothing of the other), plus that between the layouts of a task, which both share. Student's t has the degrees
+    of freedom of Satterthwaite (1946). Tasks are the benchmark's own and not a draw. The interval is never narrower
+    than Newcombe's for matched pairs: where hardly any pair differs, variances say nothing. A single seed cannot show
+    how seeds differ: then the interval is Newcombe's alone.
 
     Args:
         a, b: whether each episode succeeded; a column is one task on one layout.
         tasks: of the columns.
+        spread: between seeds, estimated from more policies than these two; by default from these.
 
     Raises:
         ValueError: the shapes differ, or there is nothing to compare.
@@ -73,9 +106,10 @@ def paired_difference(
     score = matched_difference(
         int((a & b).sum()), int((a & ~b).sum()), int((~a & b).sum()), int((~a & ~b).sum()), confidence
     )
-    half = _half_width(a.astype(float), b.astype(float), tasks, confidence) if len(a) > 1 else 0.0
-    value = score.value
-    return Rate(value, max(-1.0, min(score.low, value - half)), min(1.0, max(score.high, value + half)))
+    half = _half_width(a, b, tasks, spread or SeedSpread.of([a, b]), confidence) if len(a) > 1 else 0.0
+    return Rate(
+        score.value, max(-1.0, min(score.low, score.value - half)), min(1.0, max(score.high, score.value + half))
+    )
 
 
 def matched_difference(both: int, only_a: int, only_b: int, neither: int, confidence: float = 0.95) -> Rate:
@@ -101,21 +135,21 @@ def matched_difference(both: int, only_a: int, only_b: int, neither: int, confid
 
 
 def _half_width(
-    a: Float[np.ndarray, "seeds episodes"],
-    b: Float[np.ndarray, "seeds episodes"],
+    a: Bool[np.ndarray, "seeds episodes"],
+    b: Bool[np.ndarray, "seeds episodes"],
     tasks: Sequence[str],
+    spread: SeedSpread,
     confidence: float,
 ) -> float:
     """Half of the interval of the mean of ``a - b``, with seeds and the layouts of each task as random effects.
 
     Mean squares are variances of a single outcome; that of the mean is ``size`` times smaller.
     """
-    seeds, episodes = a.shape
-    layouts, residual, free = _mean_squares(a - b, tasks)
-    between = [episodes * float(np.var(outcomes.mean(1), ddof=1)) for outcomes in (a, b)]
-    parts = [(square, seeds - 1) for square in between]
-    if sum(between) <= residual:  # less than chance makes them differ: the seeds decide nothing
-        parts = [(residual, free * (seeds - 1))]
+    layouts, residual, free = _mean_squares(a.astype(float) - b, tasks)
+    between = spread.dispersion * sum(rate * (1 - rate) for rate in (float(a.mean()), float(b.mean())))
+    parts = [(between, spread.degrees)]
+    if between <= residual:  # less than chance makes them differ: the seeds decide nothing
+        parts = [(residual, free * (len(a) - 1))]
     if layouts > residual:
         parts += [(layouts - residual, free)]
     variance = sum(square for square, _ in parts)
@@ -143,7 +177,7 @@ def _t_quantile(confidence: float, degrees: float) -> float:
 
     With ``t = sqrt(degrees) tan(angle)`` its density is that of ``cos(angle) ** (degrees - 1)``.
     """
-    angle = np.linspace(0, np.pi / 2, 200_001)
+    angle = np.linspace(0, np.pi / 2, 20_001)
     density = np.cos(angle) ** (degrees - 1)
     share = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
     return sqrt(degrees) * float(np.tan(np.interp(confidence, share / share[-1], angle)))

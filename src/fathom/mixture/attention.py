@@ -21,12 +21,14 @@ def attend(
     value: Float[Tensor, "batch kv_heads keys dim"],
     mask: Mask,
     *,
+    bias: Float[Tensor, "queries keys"] | None = None,
     softcap: float | None = None,
     backend: Backend = "auto",
 ) -> Float[Tensor, "batch heads queries dim"]:
     """Each query's mean of the values that the mask lets it read; 0 where it may read nothing.
 
     Args:
+        bias: added to the logits, before the soft cap.
         softcap: squash the logits to ``softcap * tanh(logits / softcap)`` before the softmax.
         backend: ``eager`` is the reference and does everything; ``sdpa`` is fastest and knows no soft cap; ``flex``
             does both at speed on a GPU but has no backward on a CPU; ``auto`` takes the fastest that can do it.
@@ -37,14 +39,15 @@ def attend(
     if backend == "auto":
         backend = _fastest(query, softcap)
     if backend == "eager":
-        weights = attention_weights(query, key, mask, softcap=softcap)
+        weights = attention_weights(query, key, mask, bias=bias, softcap=softcap)
         return _fold(weights, key).to(value.dtype).matmul(value).view_as(query)
     if backend == "flex":
-        score_mod = None if softcap is None else _capped(softcap)
+        score_mod = None if softcap is None and bias is None else _changed(bias, softcap)
         return _flex(query.is_cuda)(query, key, value, score_mod, mask.block_mask, enable_gqa=True)
     if softcap is not None:
         raise ValueError("the sdpa backend knows no soft cap: use eager or flex")
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask.dense, enable_gqa=True)
+    seen = mask.dense if bias is None else torch.where(mask.dense, bias.to(query.dtype), float("-inf"))
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=seen, enable_gqa=True)
 
 
 def attention_weights(
@@ -52,11 +55,14 @@ def attention_weights(
     key: Float[Tensor, "batch kv_heads keys dim"],
     mask: Mask,
     *,
+    bias: Float[Tensor, "queries keys"] | None = None,
     softcap: float | None = None,
 ) -> Float[Tensor, "batch heads queries keys"]:
     """The attention map in fp32: rows sum to 1, or to 0 where the query may read nothing."""
     folded = _fold(query * query.shape[-1] ** -0.5, key) @ key.mT
     logits = folded.view(*query.shape[:3], key.shape[2])
+    if bias is not None:
+        logits = logits + bias
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
     unread = ~mask.dense
@@ -80,11 +86,14 @@ def _fold(query: Tensor, key: Tensor) -> Tensor:
     return query.reshape(batch, kv_heads, heads // kv_heads * queries, dim)
 
 
-def _capped(softcap: float) -> Callable[..., Tensor]:
-    def cap(score: Tensor, *_: Tensor) -> Tensor:
-        return softcap * torch.tanh(score / softcap)
+def _changed(bias: Tensor | None, softcap: float | None) -> Callable[..., Tensor]:
+    """What ``flex`` does to each logit, given the indices of its batch row, head, query and key."""
 
-    return cap
+    def change(score: Tensor, row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        score = score if bias is None else score + bias[query, key]
+        return score if softcap is None else softcap * torch.tanh(score / softcap)
+
+    return change
 
 
 @cache

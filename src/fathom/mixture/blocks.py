@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from jaxtyping import Bool, Float, Int
+import torch
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 
@@ -13,13 +14,14 @@ class Block:
     Attributes:
         name: what the visibility table calls it (``image``, ``text``, ``depth``, ``action`` …).
         hidden: the tokens' embeddings, in the width of the stream that carries the block.
-        positions: each token's position, handed to the stream's own position encoding.
+        positions: each token's position, handed to the stream's own position encoding: a number, or several where the
+            stream has several axes.
         valid: False for padding, which nobody reads; ``None`` when there is no padding.
     """
 
     name: str
     hidden: Float[Tensor, "batch tokens width"]
-    positions: Int[Tensor, "batch tokens"]
+    positions: Num[Tensor, "batch tokens *axes"]
     valid: Bool[Tensor, "batch tokens"] | None = None
 
     def __len__(self) -> int:
@@ -30,6 +32,11 @@ class Block:
         """What a mask needs to know of this block."""
         return Span(self.name, len(self), self.valid)
 
+    def select(self, index: Int[Tensor, "batch kept"]) -> "Block":
+        """The block with only the tokens that ``index`` names, in its order."""
+        valid = None if self.valid is None else self.valid.gather(1, index)
+        return Block(self.name, _take(self.hidden, index), _take(self.positions, index), valid)
+
 
 @dataclass(frozen=True)
 class Span:
@@ -38,3 +45,8 @@ class Span:
     name: str
     length: int
     valid: Bool[Tensor, "batch tokens"] | None = None
+
+
+def _take(values: Num[Tensor, "batch tokens *axes"], index: Int[Tensor, "batch kept"]) -> Tensor:
+    spread = index.view(*index.shape, *(1,) * (values.dim() - 2))
+    return torch.take_along_dim(values, spread, 1)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Num
 from torch import Tensor
 
 
@@ -40,7 +40,7 @@ class Stream(Protocol):
         ...
 
     def encode_positions(
-        self, hidden: Float[Tensor, "batch tokens width"], positions: Int[Tensor, "batch tokens"]
+        self, hidden: Float[Tensor, "batch tokens width"], positions: Num[Tensor, "batch tokens *axes"]
     ) -> Any:
         """What the layers need to know of the positions (the rotary table, say); computed once per pass."""
         ...

@@ -19,10 +19,12 @@ from fathom.evaluation.ablation import FULL, Row, Trial, ablation_table, compare
 from fathom.evaluation.held_out import HeldOut, measure_held_out
 from fathom.files import write_json
 from fathom.policies.qdepth_vla import QDepthVLA
+from fathom.policies.qdepth_vla.depth_targets import check_fits
 from fathom.recipes.variants import Variant
 from fathom.report.ablation import write_ablation_report
+from fathom.simulation import find_suite
 from fathom.training.device import pick_device
-from fathom.training.policy import PolicyRecipe, train_policy
+from fathom.training.policy import PolicyRecipe, open_for, train_policy
 from fathom.training.settings import check, claim, dataset_fingerprint
 from fathom.weights import fingerprint
 
@@ -83,10 +85,11 @@ def run_ablation(
         UserError: the folder holds another ablation, or a training or an evaluation cannot be done.
     """
     console = console or Console()
-    if tokenizer is None and any(variant.recipe.policy.depth for variant in ablation.all):
-        raise UserError("policies with depth need --tokenizer, a depth tokenizer trained on the dataset")
-    made_from = {"dataset": dataset_fingerprint(dataset)}
     codes = DepthTokenizer.load(tokenizer) if tokenizer else None
+    _check_all(ablation, dataset, codes)
+    if not simulation.get("sim_python"):
+        find_suite(ablation.protocol.suite).prepare()
+    made_from = {"dataset": dataset_fingerprint(dataset)}
     if codes is not None:
         made_from["depth_tokenizer"] = fingerprint(codes)
     fixed = _Fixed(ablation.recipe, ablation.protocol)
@@ -94,18 +97,43 @@ def run_ablation(
     head = {"command": command, "dataset": str(dataset), "seeds": ablation.seeds, "made_from": made_from}
     trials: dict[str, list[Trial]] = {variant.name: [] for variant in ablation.all}
     rows: list[Row] = []
-    for seed in range(ablation.seeds):
-        for variant in ablation.all:
-            console.print(Rule(f"seed {seed}: {variant.name}"))
-            cell = _Cell(variant, seed, folder / variant.folder / f"seed-{seed}")
-            trials[variant.name].append(cell.run(dataset, codes, ablation.protocol, console, simulation))
-            claim(folder, fixed, **made_from)
-            rows = compare(trials, {variant.name: variant.changes for variant in ablation.all})
-            found = {**head, **_found(trials, ablation), "rows": [row.to_json() for row in rows]}
-            write_json(folder / "ablation.json", found)
-            write_ablation_report(folder / "ablation.html", found, rows)
+    cells = [
+        _Cell(variant, seed, folder / variant.folder / f"seed-{seed}")
+        for seed in range(ablation.seeds)
+        for variant in ablation.all
+    ]
+    for cell in cells:
+        known = cell.done
+        console.print(Rule(f"seed {cell.seed}: {cell.variant.name}"))
+        trials[cell.variant.name].append(cell.run(dataset, codes, ablation.protocol, console, simulation))
+        if known and cell is not cells[-1]:
+            continue  # what is written of a run that goes on must not become less on the way
+        claim(folder, fixed, **made_from)
+        rows = compare(trials, {variant.name: variant.changes for variant in ablation.all})
+        found = {**head, **_found(trials, ablation), "rows": [row.to_json() for row in rows]}
+        write_json(folder / "ablation.json", found)
+        write_ablation_report(folder / "ablation.html", found, rows)
     console.print(ablation_table(rows, title=f"{ablation.protocol.suite}, {ablation.seeds} seeds"))
     return rows
+
+
+def _check_all(ablation: Ablation, dataset: Path, tokenizer: DepthTokenizer | None) -> None:
+    """Find out now, not when its turn comes after hours, that a variant cannot be trained on this data.
+
+    Raises:
+        UserError: it cannot.
+    """
+    for variant in ablation.all:
+        try:
+            open_for(variant.recipe, dataset)
+            if ablation.protocol.execute > (horizon := variant.recipe.policy.horizon):
+                raise UserError(f"cannot carry out {ablation.protocol.execute} actions of a chunk of {horizon}")
+            if depth := variant.recipe.policy.depth:
+                if tokenizer is None:
+                    raise UserError("policies with depth need --tokenizer, a depth tokenizer trained on the dataset")
+                check_fits(depth, tokenizer)
+        except UserError as error:
+            raise UserError(f"{variant.name}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -123,6 +151,11 @@ class _Cell:
     variant: Variant
     seed: int
     folder: Path
+
+    @property
+    def done(self) -> bool:
+        """Whether it has been trained and tried."""
+        return (self.folder / "eval" / "results.json").is_file()
 
     def run(
         self,

@@ -49,25 +49,29 @@ def _made(found: Mapping[str, Any]) -> list[str]:
 
 
 def _differences(rows: Sequence[Row]) -> str:
+    if not any(row.difference for row in rows):
+        return ""
+    note = "Dot and line: mean and 95 % interval. Strokes: the single seeds."
+    return section("Differences", f"<figure>{to_svg(figure(rows))}</figure>", paragraph(note, "note"))
+
+
+def figure(rows: Sequence[Row]) -> Figure:
     """Each variant's difference to the full policy with its interval, and each seed's own."""
     full = next((dict(zip(row.seeds, row.success_per_seed, strict=True)) for row in rows if row.variant == FULL), {})
     shown = [(row, row.difference) for row in rows if row.difference is not None]
-    if not shown:
-        return ""
     with style():
-        figure = Figure(figsize=(7.2, 0.5 + 0.42 * len(shown)), layout="constrained")
-        axes = figure.subplots()
+        drawn = Figure(figsize=(7.2, 0.7 + 0.38 * len(shown)), layout="constrained")
+        axes = drawn.subplots()
         for place, (row, shift) in enumerate(shown):
             own = [(seed, rate) for seed, rate in zip(row.seeds, row.success_per_seed, strict=True) if seed in full]
+            apart = [100 * (rate - full[seed]) for seed, rate in own]
             axes.plot([100 * shift.low, 100 * shift.high], [place, place], color=COLOURS["blue"], linewidth=2)
             axes.plot(100 * shift.value, place, "o", color=COLOURS["blue"])
-            apart = [100 * (rate - full[seed]) for seed, rate in own]
-            axes.plot(apart, [place] * len(apart), "|", color=COLOURS["quiet"], markersize=9)
+            axes.plot(apart, [place] * len(apart), "|", color=COLOURS["ink"], markersize=11)
         axes.axvline(0, color=COLOURS["ink"], linewidth=1)
         axes.set_yticks(range(len(shown)), [row.variant for row, _ in shown])
-        axes.grid(axis="x")
-        axes.invert_yaxis()
+        axes.set_ylim(len(shown) - 0.5, -0.5)
+        axes.grid(visible=False, axis="y")
+        axes.grid(visible=True, axis="x")
         axes.set_xlabel("success, percentage points against full")
-        svg = to_svg(figure)
-    note = "Dot and line: mean and 95 % interval. Strokes: the single seeds."
-    return section("Differences", f"<figure>{svg}</figure>", paragraph(note, "note"))
+    return drawn

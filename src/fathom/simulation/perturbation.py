@@ -39,15 +39,19 @@ class Surface:
     waves: tuple[tuple[int, int, float], ...]
     blend: float
 
+    def pattern(self, x: Array, y: Array) -> Array:
+        """Its colours (..., 3) in 0..1 at these places; one turn is 1 long in x and in y."""
+        field = sum(np.cos(2 * np.pi * (i * x + j * y) + phase, dtype=np.float32) for i, j, phase in self.waves)
+        share = 0.5 + 0.5 * np.tanh(4 * np.asarray(field))[..., None]  # steep: the colours meet in a narrow seam
+        first, second = np.array(self.colours, np.float32)
+        return np.asarray(second + share * (first - second))
+
     def paint(self, texture: Array) -> Array:
         """A texture, uint8 (H, W, 3 or 4), blended with the pattern; a tall one is a cube's, a column of squares."""
         height, width = texture.shape[:2]
-        x, y = np.arange(width) / width, np.arange(height)[:, None] % width / width
-        field = sum(np.cos(2 * np.pi * (i * x + j * y) + phase, dtype=np.float32) for i, j, phase in self.waves)
-        share = 0.5 + 0.5 * np.tanh(4 * np.asarray(field))[..., None]  # steep: the colours meet in a narrow seam
-        first, second = np.array(self.colours, np.float32) * 255
+        pattern = self.pattern(np.arange(width) / width, np.arange(height)[:, None] % width / width)
         mixed = texture.astype(np.float32)
-        mixed[..., :3] += np.float32(self.blend) * (second + share * (first - second) - mixed[..., :3])
+        mixed[..., :3] += np.float32(self.blend) * (255 * pattern - mixed[..., :3])
         return np.rint(mixed).astype(np.uint8)
 
     def tint(self, colour: Array) -> Array:

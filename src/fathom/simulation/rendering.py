@@ -213,6 +213,9 @@ class Renderer:
         flags = self._scene.flags.copy()
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = True
         self._scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = True
+        for item in self._scene.geoms[: self._scene.ngeom]:
+            if item.rgba[3] <= 0:  # invisible, but in flat colours it would be seen and hide what is behind
+                item.segid = -1
         colours = np.empty((self._size, self._size, 3), np.uint8)
         mujoco.mjr_render(self._rect, self._scene, self._context)
         mujoco.mjr_readPixels(colours, None, self._rect, self._context)

@@ -8,6 +8,11 @@ def versions(suite: str) -> dict[str, str]:
     return find_suite(suite).versions()
 
 
+def prepare(suite: str) -> None:
+    """Raise a UserError if the suite cannot be used here."""
+    find_suite(suite).prepare()
+
+
 def look(suite: str, task: str) -> str:
     """Build a task, and tell what the first look at it shows.
 

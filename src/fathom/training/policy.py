@@ -90,7 +90,7 @@ def train_policy(
         UserError: the dataset lacks a camera or depth that the policy needs, or the folder holds another run.
     """
     depth = recipe.policy.depth
-    dataset = _open(dataset_path, recipe)
+    dataset = open_for(recipe, dataset_path)
     if depth and tokenizer is None:
         raise UserError("co-training with depth needs a depth tokenizer: train one first, or train without depth")
     recipe = replace(recipe, training=recipe.training.for_frames(len(dataset)))
@@ -123,8 +123,12 @@ def train_policy(
     return policy
 
 
-def _open(path: Path, recipe: PolicyRecipe) -> LeRobotDataset:
-    """What the recipe learns from: the training split or, without one, everything."""
+def open_for(recipe: PolicyRecipe, path: Path) -> LeRobotDataset:
+    """What a recipe learns from in a dataset: of the training split or, without one, of everything.
+
+    Raises:
+        UserError: the dataset lacks a camera, depth or episodes that the recipe asks for.
+    """
     depth, split, episodes = recipe.policy.depth, known_split(path, "train"), None
     if recipe.episodes_per_task is not None:
         info = DatasetInfo.load(path)

@@ -150,7 +150,7 @@ def test_a_cache_that_cannot_be_written_to_is_told(tmp_path: Path, monkeypatch: 
     make_package(tmp_path, monkeypatch)
     (tmp_path / "file").touch()
     monkeypatch.setenv("FATHOM_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UserError, match="cannot be written to .*set FATHOM_CACHE"):
+    with pytest.raises(UserError, match=r"cannot be written to .*set FATHOM_CACHE"):
         config_folder()
 
 

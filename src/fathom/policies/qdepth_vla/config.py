@@ -38,9 +38,12 @@ VISIBILITY = {
         }
     ),
 }
+VISIBILITY["unread"] = Visibility(VISIBILITY["hybrid"].reads | {"action": "image text proprio action"})
+VISIBILITY["by_proprio"] = Visibility(VISIBILITY["dreamvla"].reads | {"action": "image text proprio action"})
 VISIBILITY["pi0"] = VISIBILITY["hybrid"].without("depth")
 """Who reads whom, by name. ``hybrid``: the paper's Figure 1b; ``dreamvla``: its ablation, proprio reads depth too;
-``within_modality``: image and text each read only themselves; ``pi0``: no depth."""
+``within_modality``: image and text each read only themselves; ``pi0``: no depth. For a sweep of who reads depth:
+``unread``: nobody, depth teaches the image encoder alone; ``by_proprio``: proprio, and the actions only through it."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,8 @@ class DepthConfig:
         temperature: tau of the logits ``-|x - c|^2 / tau`` (paper, section 3.4.1, which gives no value); ``auto`` takes
             the codebook's mean pairwise squared distance, so that the logits do not depend on its scale (our choice).
         visibility: who reads whom: ``hybrid`` (paper, Figure 1b), ``dreamvla`` (its ablation: proprio reads depth),
-            ``within_modality`` (image and text read only themselves).
+            ``within_modality`` (image and text read only themselves), ``unread`` (nobody reads depth), ``by_proprio``
+            (proprio alone does).
         future: also predict the depth this many frames ahead (the paper's future work); 0 for the present alone.
     """
 
@@ -116,7 +120,7 @@ class DepthConfig:
     code_dim: int = 160
     image_size: int = 256
     temperature: float | Literal["auto"] = "auto"
-    visibility: Literal["hybrid", "dreamvla", "within_modality"] = "hybrid"
+    visibility: Literal["hybrid", "dreamvla", "within_modality", "unread", "by_proprio"] = "hybrid"
     future: int = 0
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """Where to take hold of a thing and how high to carry it: geometry alone, no simulator."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,9 @@ TIP = 0.012
 EASY = 0.70
 """Metres from the shoulder, seen from above, up to which the arm goes everywhere with its fingers down."""
 
-RIM_DEPTH = 0.02
+RIM_DEPTH = 0.026
+"""Metres below a rim at which it is taken."""
+
 RIM_INSET = 0.012
 """A rim is taken with the hand this far inside it, so that the outer finger needs little room."""
 
@@ -64,7 +66,15 @@ class Grasp:
     axis: Array
 
 
-def plan_grasp(thing: Boxes, obstacles: Boxes, hand: Array, axis: Array, carry: Array, shoulder: Array) -> Grasp:
+def plan_grasp(
+    thing: Boxes,
+    obstacles: Boxes,
+    hand: Array,
+    axis: Array,
+    carry: Array,
+    shoulder: Array,
+    failed: Sequence[Grasp] = (),
+) -> Grasp:
     """How to take hold of a thing from above: across it where it fits between the fingers, else by its rim.
 
     Args:
@@ -73,19 +83,23 @@ def plan_grasp(thing: Boxes, obstacles: Boxes, hand: Array, axis: Array, carry: 
         hand, axis: where the hand is and along what its fingers close now, (3,) both; near grasps are better.
         carry: the way, (3,), that the thing will be carried: the hand should reach both ends with ease.
         shoulder: where the arm begins, (3,).
+        failed: grasps that did not hold, as they were; others are better.
     """
     low, high = thing.bounds()
     bottom, top = float(low[:, 2].min()), float(high[:, 2].max())
     height = max(top - REACH, bottom + TIP)
     band = thing.select((low[:, 2] < height + TIP) & (high[:, 2] > height - TIP))
-    grasps = list(_across(band, height)) or list(_rims(thing, max(top - RIM_DEPTH, bottom + TIP)))
+    options = list(_across(band, height)) or list(_rims(thing, max(top - RIM_DEPTH, bottom + TIP)))
+    grasps = [(_wound_least(grasp, shoulder), width) for grasp, width in options]
 
     def cost(option: tuple[Grasp, float]) -> float:
         grasp, width = option
-        turn = np.arccos(np.clip(abs(grasp.axis @ axis), 0, 1))
+        turn = np.arccos(np.clip(grasp.axis @ axis, -1, 1))
         way = np.linalg.norm((grasp.point - hand)[:2])
-        far = sum(max(0.0, float(np.linalg.norm((end - shoulder)[:2])) - EASY) for end in (grasp.point, grasp.point + carry))
-        return float(turn + 3.0 * way + 30.0 * (width + far) + 60.0 * _crowding(grasp, obstacles))
+        ends = (grasp.point, grasp.point + carry)
+        far = sum(max(0.0, float(np.linalg.norm((end - shoulder)[:2])) - EASY) for end in ends)
+        again = sum(np.linalg.norm(grasp.point - other.point) < 0.02 and abs(grasp.axis @ other.axis) > 0.9 for other in failed)
+        return float(turn + 3.0 * way + again + 30.0 * width + 60.0 * far + 200.0 * _crowding(grasp, obstacles))
 
     return min(grasps, key=cost)[0]
 
@@ -113,13 +127,24 @@ def _rims(thing: Boxes, height: float) -> Iterator[tuple[Grasp, float]]:
         yield Grasp(np.append(middle + radius * outward, height), np.append(outward, 0.0)), 0.0
 
 
+def _wound_least(grasp: Grasp, shoulder: Array) -> Grasp:
+    """The same grasp, the way round in which the last joint is nearer to the middle of its range.
+
+    In the middle, the fingers close along an axis turned by 135 degrees from the arm's own direction.
+    """
+    forward = grasp.point - shoulder
+    middle = np.array([-forward[0] - forward[1], forward[0] - forward[1], 0.0])
+    return grasp if grasp.axis @ middle >= 0 else Grasp(grasp.point, -grasp.axis)
+
+
 def _crowding(grasp: Grasp, obstacles: Boxes) -> float:
     """Metres by which open fingers and palm come nearer to obstacles than they should."""
     total = 0.0
     for sign in (-1, 1):
-        fingertip = grasp.point + sign * 0.051 * grasp.axis
-        palm = grasp.point + sign * 0.08 * grasp.axis + np.array([0.0, 0.0, 0.07])
-        total += max(0.0, 0.02 - obstacles.distance(fingertip)) + max(0.0, 0.045 - obstacles.distance(palm))
+        finger = grasp.point + sign * 0.051 * grasp.axis
+        palm = grasp.point + sign * 0.08 * grasp.axis
+        for point, height, enough in ((finger, 0.0, 0.025), (finger, 0.035, 0.025), (palm, 0.07, 0.045), (palm, 0.13, 0.045)):
+            total += max(0.0, enough - obstacles.distance(point + (0.0, 0.0, height)))
     return total
 
 

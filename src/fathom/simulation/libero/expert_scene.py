@@ -15,6 +15,8 @@ TURN = 0.5
 """Radians that an action of 1 asks for."""
 GAIN = 2.0
 """An arm that is asked for twice the error is quick and hardly overshoots (stiffness 150, critically damped)."""
+UNIT = STEP / GAIN
+"""Metres of error that already ask for the greatest speed."""
 
 
 class Scene:
@@ -31,8 +33,9 @@ class Scene:
         robot = world.robots[0]
         self._site = robot.eef_site_id
         self.shoulder: Array = np.array(robot.base_pos)
+        self.floor = float(world.workspace_offset[2])
         self._fingers = [self._geoms_named(robot.gripper.important_geoms[side]) for side in ("left_finger", "right_finger")]
-        self._joints = list(robot._ref_gripper_joint_pos_indexes)
+        self._joints = list(robot._ref_gripper_joint_vel_indexes)
         solid = (self.model.geom_contype != 0) | (self.model.geom_conaffinity != 0)
         roots = self.model.body_rootid[self.model.geom_bodyid]
         things = {self._root(name) for name in (*world.objects_dict, *world.fixtures_dict)}
@@ -47,22 +50,35 @@ class Scene:
             return self.data.site(thing).xpos.copy()
         return self.data.xpos[self._body(thing)].copy()
 
+    def in_drawer(self, place: str) -> bool:
+        """Whether a place is a region that moves on a joint of its own."""
+        return place in self.world.object_sites_dict and bool(self._joint_names(place))
+
+    def joint_axis(self, part: str) -> Array:
+        """The direction, (3,), of the joint that moves a drawer's region or a fixture's knob."""
+        return self.data.xaxis[self.model.joint(self._joint_names(part)[0]).id].copy()
+
+    def moving_boxes(self, part: str) -> Boxes:
+        """What that joint moves."""
+        body = self.model.jnt_bodyid[self.model.joint(self._joint_names(part)[0]).id]
+        return self._boxes(self._solids[self.model.geom_bodyid[self._solids] == body])
+
     def axes(self, thing: str) -> Array:
         """An object's rotation matrix, (3, 3)."""
         return self.data.xmat[self._body(thing)].reshape(3, 3).copy()
 
     def boxes(self, thing: str) -> Boxes:
         """What an object or fixture is made of, for collisions; of a region, what it belongs to."""
-        return self._boxes(self._solids[self._solid_roots == self._root(self.owner(thing))])
+        return self._boxes(self._geoms(thing))
 
     def obstacles(self, *but: str) -> Boxes:
         """All objects and fixtures but these."""
         return self._boxes(self._solids[~np.isin(self._solid_roots, [self._root(name) for name in but])])
 
-    def owner(self, thing: str) -> str:
-        """The object or fixture that a region is part of; objects and fixtures own themselves."""
+    def owner(self, thing: str) -> str | None:
+        """The object or fixture that a region is part of, None for the table; the others own themselves."""
         site = self.world.object_sites_dict.get(thing)
-        return thing if site is None else str(site.parent_name)
+        return thing if site is None else site.parent_name
 
     def true(self, fact: list[str]) -> bool:
         """Whether a predicate of the goal holds."""
@@ -81,13 +97,13 @@ class Scene:
         return self.data.site_xmat[self._site].reshape(3, 3).copy()
 
     @property
-    def opening(self) -> float:
-        """Metres between the fingers."""
-        return float(np.abs(self.data.qpos[self._joints]).sum())
+    def finger_speed(self) -> float:
+        """Metres per second at which the fingers close or open."""
+        return float(np.abs(self.data.qvel[self._joints]).sum())
 
     def holds(self, thing: str) -> bool:
-        """Whether both fingers touch an object."""
-        mine = self._solids[self._solid_roots == self._root(self.owner(thing))]
+        """Whether both fingers touch an object, or something of the fixture."""
+        mine = self._geoms(thing)
         pairs = self.data.contact.geom
         touching = [np.isin(pairs, finger).any(1) & np.isin(pairs, mine).any(1) for finger in self._fingers]
         return all(touch.any() for touch in touching)
@@ -97,17 +113,25 @@ class Scene:
 
         Args:
             to: where the point between the fingertips should be, (3,).
-            axis: along which the fingers close, either way round, (3,); only its part across ``pointing`` counts.
+            axis: along which the fingers close, (3,); only its part across ``pointing`` counts.
             closed: close or open the fingers.
             pointing: where the fingers point, (3,) of length 1.
         """
         present = self.hand_axes
         axis = axis - (axis @ pointing) * pointing
-        axis = axis / np.linalg.norm(axis) * (1.0 if axis @ present[:, 0] >= 0 else -1.0)
+        axis = axis / np.linalg.norm(axis)
         wanted = np.stack([axis, np.cross(pointing, axis), pointing], axis=1)
-        moves = _within(GAIN * (to - self.hand) / STEP)
+        moves = np.clip(GAIN * (to - self.hand) / STEP, -1.0, 1.0)
         turns = _within(GAIN * turn_between(present, wanted) / TURN)
         return np.concatenate([moves, turns, [1.0 if closed else -1.0]]).astype(np.float32)
+
+    def _geoms(self, thing: str) -> Array:
+        owner = self.owner(thing)
+        return self._solids[:0] if owner is None else self._solids[self._solid_roots == self._root(owner)]
+
+    def _joint_names(self, part: str) -> list[str]:
+        site = self.world.object_sites_dict.get(part)
+        return list((self.world.get_object(part).joints if site is None else site.joints) or ())
 
     def _body(self, name: str) -> int:
         return int(self.world.obj_body_id[name])

@@ -9,6 +9,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -125,6 +126,8 @@ def _before_import() -> None:
     folder = assets()
     opengl_backend()
     os.environ["LIBERO_CONFIG_PATH"] = str(config_folder())
+    if not Path("~/.config/matplotlib").expanduser().exists():
+        os.environ.setdefault("MPLCONFIGDIR", str(config_folder()))  # LIBERO loads matplotlib, which would make that
     settings: Any = ModuleType("robosuite.macros_private")  # where robosuite looks for a user's own settings
     settings.FILE_LOGGING_LEVEL = None  # else it logs to a file in /tmp that only one user of a machine can write to
     settings.MUJOCO_GPU_RENDERING = False  # else it overrules the OpenGL that was found to work

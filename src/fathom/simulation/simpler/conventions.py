@@ -105,7 +105,9 @@ def widowx_to_maniskill(action: Array) -> Array:
 
 def widowx_to_simpler(action: Array) -> Array:
     """What the original SIMPLER's WidowX is told, float32 (7,): the rotation as axis times angle."""
-    return np.array([*action[:3], *rotation_vector_of_matrix(matrix_of_rpy(action[3:6])), _two_way(action[6])], np.float32)
+    return np.array(
+        [*action[:3], *rotation_vector_of_matrix(matrix_of_rpy(action[3:6])), _two_way(action[6])], np.float32
+    )
 
 
 def _two_way(gripper: float) -> float:

@@ -42,7 +42,7 @@ class Grip:
 
 
 GRIPS = {
-    "widowx_spoon_on_towel": Grip(0.0, 0.0, 0.01, 0.01, np.pi, 0.10, 0.025, 0.02),
+    "widowx_spoon_on_towel": Grip(0.03, 0.0, 0.01, 0.01, np.pi, 0.10, 0.025, 0.02),
     "widowx_carrot_on_plate": Grip(0.0, 0.0, 0.01, 0.01, np.pi, 0.10, 0.03, 0.015),
     "widowx_stack_cube": Grip(0.0, 0.0, 0.006, 0.01, np.pi / 2, 0.10, 0.031, 0.004),
     "widowx_put_eggplant_in_basket": Grip(0.0, 0.0, 0.01, 0.07, np.pi, 0.22, 0.05, 0.03),
@@ -82,19 +82,19 @@ class ScriptedExpert:
         return self._action(np.array([*grasp[:2], height]), yaw, opening=1.0)
 
     def _carry(self, hand: Array, thing: Array, target: Array) -> Array:
-        """Up, over, down, and let go."""
+        """Up, over, down through a funnel over the target, and let go."""
         self._closed_for += 1
         if self._closed_for <= _CLOSING:
             return self._action(self._env.aim()[:3], self._yaw(), opening=0.0)
         away = target[:2] - thing[:2]
+        off = max(0.0, float(np.linalg.norm(away)) - self._grip.spread)
         above = thing[2] - target[2] - self._grip.drop
-        if np.linalg.norm(away) < self._grip.spread:
-            if above < 0.003:
-                self._closed_for = 0
-                return self._action(hand, self._yaw(), opening=1.0)
-            return self._action(hand + [*away, -above], self._yaw(), opening=0.0)
-        risen = np.clip((hand[2] - self._grip.carry + 0.06) / 0.04, 0.0, 1.0)
-        return self._action(np.array([*(hand[:2] + risen * away), self._grip.carry]), self._yaw(), opening=0.0)
+        if off == 0 and above < 0.003:
+            self._closed_for = 0
+            return self._action(hand, self._yaw(), opening=1.0)
+        height = min(self._grip.carry, hand[2] - above + 3 * off)
+        risen = np.clip((hand[2] - height + 0.06) / 0.04, 0.0, 1.0)  # not to the side before it is clear of things
+        return self._action(np.array([*(hand[:2] + risen * away), height]), self._yaw(), opening=0.0)
 
     def _is_placed(self, thing: Array, target: Array) -> bool:
         """Whether it lies where it was let go, or lower."""

@@ -5,6 +5,7 @@ train on Bridge do. ``fast``: drawn at twice the wanted size, already square, by
 about ten times quicker on a CPU, with the same view, hardly other colours and no shadows.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import cv2
@@ -61,29 +62,40 @@ class TwinCamera:
         drawn = (self._sensor.config.width, self._sensor.config.height)
         self.photograph: Array = cv2.resize(cv2.cvtColor(cv2.imread(photograph), cv2.COLOR_BGR2RGB), drawn)
         self.label_names = (*COMMON_LABELS, *objects)
-        self._label_of_id, self._before_photograph = self._read_ids(objects)
+        self._label_of_id, self._own = self._read_ids(objects)
+        self._shown = self._own
+
+    def show(self, others: Iterable[int]) -> None:
+        """From now on, let the things with these of the simulator's ids, too, stand before the photograph."""
+        self._shown = [*self._own, *others]
 
     def look(self) -> Picture:
         """Draw the state of now."""
+        rgb, depth, ids = self._draw()
+        rgb = np.where(np.isin(ids, self._shown)[..., None], rgb, self.photograph)
+        return Picture(
+            cv2.resize(rgb, (self._size, self._size), interpolation=cv2.INTER_AREA),
+            # depths and labels are never averaged: between two things there is nothing
+            _nearest(depth[..., 0], self._size).astype(np.float32) / 1000,
+            _nearest(self._label_of_id.take(ids, mode="clip"), self._size),
+        )
+
+    def foreground(self) -> Array:
+        """Where something stands before the photograph now: bool (height, width) at the size that is drawn."""
+        return np.isin(self._draw()[2], self._shown)
+
+    def _draw(self) -> tuple[Array, Array, Array]:
         self._world.scene.update_render(update_sensors=True, update_human_render_cameras=False)
         self._sensor.capture()
         seen = self._sensor.get_obs(rgb=True, depth=True, segmentation=True, position=False)
         rgb, depth, ids = (seen[kind][0].numpy() for kind in ("rgb", "depth", "segmentation"))
-        ids = ids[..., 0]
-        rgb = np.where(self._before_photograph[ids][..., None], rgb, self.photograph)
-        square = (self._size, self._size)
-        return Picture(
-            cv2.resize(rgb, square, interpolation=cv2.INTER_AREA),
-            # depths and labels are never averaged: between two things there is nothing
-            _nearest(depth[..., 0], self._size).astype(np.float32) / 1000,
-            _nearest(self._label_of_id[ids], self._size),
-        )
+        return rgb, depth, ids[..., 0]
 
-    def _read_ids(self, objects: tuple[str, ...]) -> tuple[Array, Array]:
-        """For each of the simulator's ids: its label, and whether it hides the photograph."""
+    def _read_ids(self, objects: tuple[str, ...]) -> tuple[Array, list[int]]:
+        """The label of each of the simulator's ids (what comes later is 0), and those that hide the photograph."""
         ids = self._world.segmentation_id_map
-        labels = np.zeros(max(ids) + 1, np.uint8)
-        hides = np.zeros(max(ids) + 1, bool)
+        labels = np.zeros(max(ids) + 2, np.uint8)
+        before = []
         shown = set(self._world.objects_excluded_from_greenscreening)
         label_of = dict(zip(self._world.objs, objects, strict=True)) | {"arena": "table", "sink": "table"}
         links = {link.name for link in self._world.agent.robot.links}
@@ -91,8 +103,9 @@ class TwinCamera:
             part = "gripper" if thing.name.removesuffix("_link") in _GRIPPER_LINKS else "arm"
             name = part if thing.name in links else label_of.get(thing.name, "background")
             labels[number] = self.label_names.index(name)
-            hides[number] = thing.name in links or thing.name in shown
-        return labels, hides
+            if thing.name in links or thing.name in shown:
+                before.append(number)
+        return labels, before
 
 
 def _nearest(values: Array, size: int) -> Array:

@@ -11,18 +11,16 @@ axes: the same to first order).
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from fathom.simulation.environment import Array, Environment, Observed, Quality
+from fathom.simulation.perturbation import Draw, Perturbation
 from fathom.simulation.simpler import conventions
 from fathom.simulation.simpler.layouts import Layout, official_layout, varied_layout
-from fathom.simulation.simpler.pictures import COMMON_LABELS, TwinCamera, sensor_settings
-from fathom.simulation.simpler.tasks import WIDOWX_FPS, WIDOWX_TASKS
-
-Judged = Literal["at_once", "at_the_end"]
-"""Whether an episode succeeds when the task is first solved, or only if it is solved when the time is up."""
+from fathom.simulation.simpler.pictures import CAMERA, COMMON_LABELS, TwinCamera, sensor_settings
+from fathom.simulation.simpler.tasks import WIDOWX_FPS, WIDOWX_TASKS, Judged
 
 
 class WidowXEnv(Environment):
@@ -35,6 +33,7 @@ class WidowXEnv(Environment):
 
     Args:
         task: one of :data:`~fathom.simulation.simpler.tasks.WIDOWX_TASKS`.
+        perturbation: drawn anew from each episode's seed.
         judged: SIMPLER itself judges at the end; demonstrations end when the task is solved.
 
     See :class:`~fathom.simulation.environment.Environment` for the rest.
@@ -50,6 +49,7 @@ class WidowXEnv(Environment):
         depth: bool = False,
         segmentation: bool = False,
         quality: Quality = "fast",
+        perturbation: Perturbation | None = None,
         judged: Judged = "at_once",
     ) -> None:
         self._about = WIDOWX_TASKS[task]
@@ -75,7 +75,8 @@ class WidowXEnv(Environment):
         self._arm = self.world.agent.controller.controllers["arm"]
         self._rest = self.world.agent.robot.get_qpos().clone()
         self._camera: TwinCamera | None = None  # made when the first picture is wanted
-        self._photograph = next(iter(self.world.rgb_overlay_paths.values()))
+        self._perturbation = perturbation
+        self._perturber: Any = None
 
     def restart(self, seed: int, init_state: int | None = None) -> None:
         """Start the episode that ``seed`` fixes, or SIMPLER's episode ``init_state``."""
@@ -89,6 +90,8 @@ class WidowXEnv(Environment):
         self.world.xyz_configs, self.world.quat_configs = layout.tensors()
         self.world.reset(seed=seed, options={"episode_id": 0})
         self._steps = 0
+        if self._perturbation is not None:
+            self._perturb(self._perturbation.draw(seed))
 
     def act(self, action: Array) -> tuple[float, bool, bool]:
         """Act once without looking; the reward is 1 where the task is solved."""
@@ -100,10 +103,7 @@ class WidowXEnv(Environment):
 
     def observe(self) -> Observed:
         """What the robot sees now."""
-        if self._camera is None:
-            names = (self._about.source, self._about.target)
-            self._camera = TwinCamera(self.world, self._photograph, names, self.image_size)
-        picture = self._camera.look()
+        picture = self._eye().look()
         observed: Observed = {"images": {"main": picture.rgb}, "state": self.state()}
         if self._depth:
             observed["depth"] = {"main": picture.depth}
@@ -118,6 +118,23 @@ class WidowXEnv(Environment):
     def hand(self) -> Array:
         """Pose of the hand in the base frame, (7,): position and quaternion."""
         return self._numpy(self._arm.ee_pose_at_base)
+
+    def _eye(self) -> TwinCamera:
+        if self._camera is None:
+            names = (self._about.source, self._about.target)
+            self._camera = TwinCamera(self.world, self._photograph(), names, self.image_size)
+        return self._camera
+
+    def _photograph(self) -> str:
+        path: str = self.world.rgb_overlay_paths[CAMERA]
+        return path
+
+    def _perturb(self, draw: Draw) -> None:
+        if self._perturber is None:
+            from fathom.simulation.simpler.perturb import TwinPerturber
+
+            self._perturber = TwinPerturber(self.world, self._eye(), self._photograph())
+        self._perturber.restart(draw)
 
     # For scripted experts alone. -------------------------------------------------------------------------------------
 
@@ -153,7 +170,7 @@ class WidowXEnv(Environment):
         """Free the simulator."""
         if self.world is not None:
             self.world.close()
-            self.world = self._camera = None
+            self.world = self._camera = self._perturber = None
 
 
 def _make_world(name: str, quality: Quality, image_size: int) -> Any:

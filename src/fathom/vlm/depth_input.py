@@ -1,0 +1,147 @@
+"""Depth maps that people bring: arrays and files, in metres or millimetres, checked before a model sees them."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from fathom.depth.depth_map import DepthKind, DepthVideo
+from fathom.errors import UserError
+
+Unit = Literal["m", "mm"]
+DepthSource = DepthVideo | np.ndarray | Path | str
+ImageSource = Image.Image | np.ndarray | Path | str
+
+_PLAUSIBLE_METRES = (0.05, 250.0)
+"""The median depth of a photograph of anything that people ask about; outside, the unit is wrong."""
+
+
+def read_image(source: ImageSource) -> Image.Image:
+    """A picture as RGB, upright as its camera says.
+
+    Args:
+        source: a file, or (height, width, 3) uint8.
+
+    Raises:
+        UserError: the file is missing or no picture.
+    """
+    if isinstance(source, np.ndarray):
+        return Image.fromarray(source)
+    if not isinstance(source, Image.Image):
+        try:
+            with Image.open(source) as image:
+                source = ImageOps.exif_transpose(image.convert("RGB") if image.mode == "P" else image)
+        except FileNotFoundError:
+            raise UserError(f"{source}: there is no such picture") from None
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise UserError(f"{source} cannot be read as a picture ({error})") from None
+    return source.convert("RGB")
+
+
+def read_depth(source: DepthSource, kind: DepthKind, unit: Unit | None = None) -> DepthVideo:
+    """One depth map, as the only frame of a :class:`DepthVideo`.
+
+    Args:
+        source: (height, width); or a .npy file of that shape, or a picture of one channel and more than 8 bits.
+            0, negative and non-finite values are not known. A :class:`DepthVideo` of one frame is taken as it is.
+        kind: which depth it should be.
+        unit: of metric depth; by default whole numbers are millimetres and fractions are metres.
+
+    Returns:
+        As a dataset keeps it: metres, or relative inverse depth in (0, 1]; 0 where it is not known.
+
+    Raises:
+        UserError: it is missing, damaged, of more than one channel, of another kind, nowhere known, or its unit is
+            wrong.
+    """
+    name = str(source) if isinstance(source, (str, Path)) else "the depth map"
+    if isinstance(source, DepthVideo):
+        depth = source
+        if depth.kind != kind:
+            raise UserError(f"{name} is {depth.kind} depth, and the model reads {kind} depth: take another estimator")
+    else:
+        values = _one_channel(_array(source, kind), name)
+        if kind == "metric":
+            values = _metres(values, unit, name)
+        elif unit is not None:
+            raise UserError(f"{name}: relative inverse depth has no unit, and unit={unit} was given: leave it out")
+        depth = DepthVideo(values[None], kind, _known(values[None], kind))
+    if not depth.valid.any():
+        raise UserError(f"{name}: no pixel has a known depth (finite and above 0): is it the right file?")
+    if kind == "metric":
+        return DepthVideo(np.where(depth.valid, depth.values, 0).astype(np.float32), kind, depth.valid)
+    try:
+        return depth.stored()
+    except UserError:
+        raise UserError(f"{name}: the depth is the same everywhere: is it the right file?") from None
+
+
+def same_view(depth: DepthVideo, image: Image.Image, name: str = "the depth map") -> Float[np.ndarray, "height width"]:
+    """The depth of a picture's pixels.
+
+    Raises:
+        UserError: it has another size or aspect than the picture.
+    """
+    if len(depth) != 1:
+        raise UserError(f"{name} has {len(depth)} frames, and the picture is one")
+    height, width = depth.values.shape[1:]
+    if (width, height) == image.size:
+        return depth.values[0]
+    theirs = f"{width}x{height} pixels and the picture {image.width}x{image.height}"
+    if abs(width * image.height - height * image.width) > max(image.size):  # more than rounding a scaled side explains
+        raise UserError(f"{name} has {theirs}, another aspect: they do not show the same view; crop both alike")
+    raise UserError(f"{name} has {theirs}: resize one to the other (depth by nearest neighbour)")
+
+
+def _array(source: np.ndarray | Path | str, kind: DepthKind) -> np.ndarray:
+    if isinstance(source, np.ndarray):
+        return source
+    try:
+        if Path(source).suffix == ".npy":
+            return np.load(source, allow_pickle=False)
+        with Image.open(source) as image:
+            values = np.asarray(image)
+    except FileNotFoundError:
+        raise UserError(f"{source}: there is no such depth map") from None
+    except (OSError, ValueError, UnidentifiedImageError) as error:
+        raise UserError(f"{source} cannot be read as a depth map ({error})") from None
+    if kind == "metric" and values.ndim == 2 and values.dtype.itemsize == 1:
+        raise UserError(f"{source} has 8 bits per pixel, too few for metric depth: give a 16-bit PNG or a .npy file")
+    return values
+
+
+def _one_channel(values: np.ndarray, name: str) -> Float[np.ndarray, "height width"]:
+    if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
+        values = values.squeeze(0 if values.shape[0] == 1 else 2)
+    if values.ndim == 3:
+        channels = min(values.shape[0], values.shape[2])
+        raise UserError(
+            f"{name} has {channels} channels, and depth has one: give a 16-bit PNG or a .npy file of depths, not a "
+            "coloured picture of them"
+        )
+    if values.ndim != 2 or values.dtype.kind not in "uif":
+        raise UserError(f"{name} should be numbers of shape (height, width), not {values.dtype} {values.shape}")
+    return values
+
+
+def _metres(values: Float[np.ndarray, "height width"], unit: Unit | None, name: str) -> Float[np.ndarray, "height width"]:
+    if unit not in (None, "m", "mm"):
+        raise UserError(f"{name}: there is no unit {unit!r}: it is m or mm")
+    unit = unit or ("m" if values.dtype.kind == "f" else "mm")
+    metres = values.astype(np.float32) / (1000 if unit == "mm" else 1)
+    known = _known(metres, "metric")
+    if not known.any():
+        return metres
+    median, (low, high) = float(np.median(metres[known])), _PLAUSIBLE_METRES
+    if low <= median <= high:
+        return metres
+    other = "mm" if unit == "m" else "m"
+    hint = f"say unit={other}" if (median > high) == (unit == "m") else "is it metric depth?"
+    raise UserError(f"{name}: its median depth would be {median:,.4g} m with unit={unit}: {hint}")
+
+
+def _known(values: np.ndarray, kind: DepthKind) -> np.ndarray:
+    """Relative inverse depth may be 0, or below: only its order counts."""
+    return np.isfinite(values) & (values > 0) if kind == "metric" else np.isfinite(values)

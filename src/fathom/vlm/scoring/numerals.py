@@ -1,0 +1,92 @@
+"""Numbers that are written in words, or in the signs of print, turned into digits.
+
+``two and a half meters`` becomes ``5/2 meters``; what is no number stays as it is.
+"""
+
+import re
+import unicodedata
+from fractions import Fraction
+
+_ONES = "one two three four five six seven eight nine".split()
+_TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_VALUES = (
+    {word: value for value, word in enumerate(["zero", *_ONES, *_TEENS])}
+    | {word: 10 * value for value, word in enumerate(_TENS, start=2)}
+    | {"a": 1}
+)
+_SHARES = {"half": 2, "third": 3, "quarter": 4}
+
+SPELLED_UNITS = (
+    r"kilomet(?:er|re)s?|decimet(?:er|re)s?|centimet(?:er|re)s?|millimet(?:er|re)s?|met(?:er|re)s?"
+    r"|inch(?:es)?|foot|feet|yards?|miles?"
+)
+_UNIT = rf"(?:{SPELLED_UNITS}|km|cm|mm|m|ft|yd)\b"
+
+_ONE = "|".join(_ONES)
+_BELOW_100 = rf"(?:(?:{'|'.join(_TENS)})(?:[\s-]+(?:{_ONE})\b)?|{'|'.join(_TEENS)}|{_ONE}|zero)"
+_BELOW_1000 = rf"(?:(?:{_ONE}|a)\s+hundred(?:\s+(?:and\s+)?{_BELOW_100}\b)?|{_BELOW_100})"
+_CARDINAL = rf"(?:(?:{_BELOW_1000}|a)\s+thousand(?:\s+(?:and\s+)?{_BELOW_1000}\b)?|{_BELOW_1000})"
+_SPELLED = re.compile(rf"\b({_CARDINAL})(?:\s+point((?:\s+(?:zero|{_ONE}))+))?\b")
+_PRONOUN = re.compile(r"\b(?:the|this|that|which|each|any|every|no|other|another)\s+$")  # "the one on the left"
+
+_DIGITS = r"\d+(?:\.\d+)?"
+_AND_SHARE = rf"\s+and\s+(?P<part>an?|\d)\s+(?P<share>{'|'.join(_SHARES)})s?\b"
+_MIXED = re.compile(rf"(?<![\w./,])(?P<whole>{_DIGITS}){_AND_SHARE}")  # two and a half
+_UNIT_MIXED = re.compile(
+    rf"(?<![\w./,])(?P<whole>{_DIGITS}|\ban?)\s+(?P<unit>{_UNIT}){_AND_SHARE}"
+)  # a meter and a half
+_SHARE = re.compile(  # half a meter, three quarters of a meter
+    rf"(?<![\w./,])(?:(?P<part>an?|\d)\s+)?(?P<share>{'|'.join(_SHARES)})s?\s+(?:of\s+)?(?:(?:an?|1)\s+)?(?={_UNIT})"
+)
+_ARTICLE = re.compile(rf"\ban?\s+(?=(?:{SPELLED_UNITS})\b)")  # a meter
+
+_SIGNS = str.maketrans(
+    {"−": "-", "‒": "-", "–": "-", "—": "-", "×": "x", "′": "'", "’": "'", "‘": "'", "″": '"', "”": '"', "“": '"'}
+)
+
+
+def in_digits(text: str) -> str:
+    """``text`` in lower case with its spelled numbers as digits and its dashes, primes and fractions in ASCII."""
+    text = "".join(_plain(character) for character in text).lower().translate(_SIGNS).replace("''", '"')
+    text = _SPELLED.sub(_spelled, text)
+    text = _UNIT_MIXED.sub(lambda m: f"{_number(m['whole']) + _share(m)} {m['unit']}", text)
+    text = _MIXED.sub(lambda m: str(_number(m["whole"]) + _share(m)), text)
+    text = _SHARE.sub(lambda m: f"{_share(m)} ", text)
+    return _ARTICLE.sub("1 ", text)
+
+
+def _plain(character: str) -> str:
+    """``½`` as `` 1/2``, so that ``2½`` becomes ``2 1/2``; any other character as it is."""
+    kind, *parts = unicodedata.decomposition(character).split() or [""]
+    if kind != "<fraction>":
+        return character
+    return " " + "".join(chr(int(part, 16)) for part in parts).replace("⁄", "/")
+
+
+def _spelled(match: re.Match[str]) -> str:
+    if match[0] == "one" and _PRONOUN.search(match.string, 0, match.start()):
+        return match[0]
+    decimals = "".join(str(_VALUES[word]) for word in (match[2] or "").split())
+    whole = str(_cardinal(re.findall(r"[a-z]+", match[1])))
+    return f"{whole}.{decimals}" if decimals else whole
+
+
+def _cardinal(words: list[str]) -> int:
+    total = part = 0
+    for word in words:
+        if word == "thousand":
+            total, part = part * 1000, 0
+        elif word == "hundred":
+            part *= 100
+        elif word != "and":
+            part += _VALUES[word]
+    return total + part
+
+
+def _number(digits: str) -> Fraction:
+    return Fraction(1) if digits in ("a", "an") else Fraction(digits)
+
+
+def _share(match: re.Match[str]) -> Fraction:
+    return _number(match["part"] or "a") / _SHARES[match["share"]]
