@@ -1,6 +1,7 @@
 """The result file."""
 
 import json
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -67,3 +68,11 @@ def test_policies_stand_side_by_side_in_the_table(result: Result) -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "75 %  (3/4, 30-95)" in text and "60 %  (3/5, 23-88)" in text
     assert text.index("│ open") < text.index("│ close") < text.index("│ overall")
+
+
+@pytest.mark.parametrize(("version", "told"), [("stand-ins for some visuals", True), ("official", False)])
+def test_stand_ins_are_told_beside_the_numbers(result: Result, version: str, told: bool) -> None:
+    console = Console(width=100, file=StringIO())
+    console.print(success_table([replace(result, versions={"mujoco": "3.3.0", "libero-assets": version})]))
+    assert isinstance(console.file, StringIO)
+    assert ("libero-assets: stand-ins for some visuals" in " ".join(console.file.getvalue().split())) == told

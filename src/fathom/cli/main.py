@@ -19,6 +19,7 @@ from fathom.cli.ablate import Ablate
 from fathom.cli.annotate import Annotate
 from fathom.cli.collect import Collect
 from fathom.cli.convert import ConvertHdf5, ConvertLeRobot, ConvertRlds
+from fathom.cli.degrade import Degrade
 from fathom.cli.doctor import Doctor
 from fathom.cli.eval import Eval
 from fathom.cli.import_weights import ImportOpenPiZero, ImportPaliGemma, ImportPi0
@@ -40,6 +41,7 @@ VERBS: dict[str, type[Verb] | Group] = {
         {"libero-hdf5": ConvertHdf5, "rlds": ConvertRlds, "lerobot-v21": ConvertLeRobot},
     ),
     "annotate": Annotate,
+    "degrade": Degrade,
     "inspect": Inspect,
     "tokenizer": Group(
         "Train and measure the depth tokenizer, which turns depth pictures into codes.",

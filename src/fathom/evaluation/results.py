@@ -124,7 +124,10 @@ def versions() -> dict[str, str]:
 
 
 def success_table(results: Sequence[Result], title: str = "Success in closed loop") -> Table:
-    """A row per task, a column per policy: rate, successes of n, 95 % interval."""
+    """A row per task, a column per policy: rate, successes of n, 95 % interval.
+
+    A version in words, such as that some of a simulator's assets are stand-ins, stands below.
+    """
     table = Table("task", *(result.policy for result in results), title=title)
     summaries = [result.summary for result in results]
     names = dict.fromkeys(name for summary in summaries for name in summary if name != OVERALL)
@@ -132,6 +135,8 @@ def success_table(results: Sequence[Result], title: str = "Success in closed loo
         if name == OVERALL:
             table.add_section()
         table.add_row(name, *(_cell(summary[name]) if name in summary else "" for summary in summaries))
+    apart = {f"{name}: {version}" for result in results for name, version in result.versions.items() if " " in version}
+    table.caption = "; ".join(sorted(apart)) or None
     return table
 
 

@@ -4,7 +4,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb
@@ -17,13 +16,12 @@ alignment, or not at all."""
 
 
 class VisionStream(Stream, Protocol):
-    """A vision transformer as a stream.
+    """A vision transformer as a stream."""
 
-    Attributes:
-        prefix_tokens: how many of its tokens stand before the patches.
-    """
-
-    prefix_tokens: int
+    @property
+    def prefix_tokens(self) -> int:
+        """How many of its tokens stand before the patches."""
+        ...
 
     def embed(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens width"]:
         """The tokens that go into the first layer."""
@@ -31,7 +29,7 @@ class VisionStream(Stream, Protocol):
 
 
 class Alignment(nn.Module):
-    """The maps of one layer from its own head space into the shared one, and back.
+    """The learned maps of one layer from its own head space into the shared one, and back.
 
     Args:
         width: of the layer's own heads together.
@@ -130,11 +128,10 @@ class AlignedStream(nn.Module):
     @property
     def layers(self) -> Sequence[AlignedLayer]:
         """See :class:`Stream`."""
-        alignments = cast(dict[str, Alignment], self.alignments)
-        return [
-            AlignedLayer(layer, alignments[str(i)] if str(i) in alignments else None)
-            for i, layer in enumerate(self.own.layers)
-        ]
+        return [AlignedLayer(layer, self._alignment(str(index))) for index, layer in enumerate(self.own.layers)]
+
+    def _alignment(self, layer: str) -> Alignment | None:
+        return cast(Alignment, self.alignments[layer]) if layer in self.alignments else None
 
     def encode_positions(
         self, hidden: Float[Tensor, "batch tokens width"], positions: Float[Tensor, "batch tokens 5"]

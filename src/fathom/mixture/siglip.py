@@ -11,9 +11,7 @@ from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer, Sigli
 class SiglipStreamLayer(SiglipEncoderLayer):
     """Transformers' SigLIP layer, cut in two at its attention; the parameters keep their names."""
 
-    def project(
-        self, hidden: Float[Tensor, "batch tokens width"], positions: object
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, hidden: Float[Tensor, "batch tokens width"], positions: object) -> tuple[Tensor, Tensor, Tensor]:
         """See :class:`StreamLayer`; positions are in the embeddings already."""
         attention = self.self_attn
         normed = self.layer_norm1(hidden)

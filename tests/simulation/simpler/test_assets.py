@@ -15,7 +15,7 @@ from fathom.simulation.simpler.assets import _NEEDED, SETTING, are_stand_ins, as
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("FATHOM_CACHE", str(tmp_path / "cache"))
-    for name in (SETTING, "MS_ASSET_DIR"):
+    for name in (SETTING, "MS_ASSET_DIR", "MPLCONFIGDIR", "MESA_SHADER_CACHE_DIR"):
         monkeypatch.setenv(name, "restored afterwards")
         monkeypatch.delenv(name)
 
@@ -76,3 +76,4 @@ def test_a_missing_simulator_or_driver_is_told(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "drivers").mkdir()
     (tmp_path / "drivers" / "lvp_icd.json").touch()
     suite.prepare()
+    assert Path(os.environ["MESA_SHADER_CACHE_DIR"]).is_relative_to(tmp_path / "cache")  # and not the user's home

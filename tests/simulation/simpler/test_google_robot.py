@@ -135,5 +135,5 @@ def test_what_it_lacks_is_told(replay: Replay) -> None:
 
 def test_a_missing_simpler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="SIMPLER is not installed.*--sim-python"):
+    with pytest.raises(UserError, match=r"SIMPLER is not installed.*--sim-python"):
         SimplerGoogle().prepare()

@@ -38,8 +38,8 @@ VISIBILITY = {
         }
     ),
 }
-VISIBILITY["unread"] = Visibility(VISIBILITY["hybrid"].reads | {"action": "image text proprio action"})
-VISIBILITY["by_proprio"] = Visibility(VISIBILITY["dreamvla"].reads | {"action": "image text proprio action"})
+VISIBILITY["unread"] = Visibility({**VISIBILITY["hybrid"].reads, "action": "image text proprio action"})
+VISIBILITY["by_proprio"] = Visibility({**VISIBILITY["dreamvla"].reads, "action": "image text proprio action"})
 VISIBILITY["pi0"] = VISIBILITY["hybrid"].without("depth")
 """Who reads whom, by name. ``hybrid``: the paper's Figure 1b; ``dreamvla``: its ablation, proprio reads depth too;
 ``within_modality``: image and text each read only themselves; ``pi0``: no depth. For a sweep of who reads depth:

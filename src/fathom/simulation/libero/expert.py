@@ -35,7 +35,7 @@ class LiberoExpert:
             case ["turnon", fixture]:
                 return [TurnKnob(scene, fixture)]
             case ["on" | "in", thing, place]:
-                if scene.owner(place) is None:
+                if scene.owner(place) is None and scene.is_flat(thing):
                     return [Drag(scene, fact)]
                 opened = [OpenDrawer(scene, place)] if scene.in_drawer(place) else []
                 return [*opened, PickAndPlace(scene, fact)]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fathom.simulation.environment import Array
-from fathom.simulation.libero.expert_grasp import TIP, plan_grasp
+from fathom.simulation.libero.expert_grasp import TIP, UP, plan_grasp
 from fathom.simulation.libero.expert_scene import DOWN, UNIT, Scene
 from fathom.simulation.libero.expert_skills import NEAR, SLOPE, Skill, from_above
 
@@ -16,16 +16,19 @@ class OpenDrawer(Skill):
 
     def __init__(self, scene: Scene, drawer: str) -> None:
         super().__init__(scene, ["open", drawer], drawer)
+        self._freed = False
 
     @property
     def done(self) -> bool:
-        """Whether the drawer is open and the hand is free of it."""
-        return super().done and bool(np.linalg.norm(self._scene.hand - self._handle()) > 0.1)
+        """Whether the drawer is open and the hand has been free of it since."""
+        away = bool(np.linalg.norm(self._scene.hand - self._handle()) > 0.1)
+        self._freed = super().done and (self._freed or away)
+        return self._freed
 
     def _reach(self) -> Array:
         handle = self._handle()
         pointing = TILT * DOWN - np.sqrt(1 - TILT**2) * self._out()
-        axis = np.cross(pointing, np.cross(-DOWN, self._out()))
+        axis = np.cross(pointing, np.cross(UP, self._out()))
         off = handle - self._scene.hand
         if np.linalg.norm(off) < NEAR:
             self._grip(True)
@@ -115,4 +118,4 @@ class Drag(Skill):
         return self._reach()
 
     def _leave(self) -> Array:
-        return self._scene.move(self._scene.hand - UNIT * DOWN, self._scene.hand_axes[:, 0], True)
+        return self._scene.move(self._scene.hand + UNIT * UP, self._scene.hand_axes[:, 0], True)

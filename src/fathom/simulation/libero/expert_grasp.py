@@ -22,6 +22,11 @@ EASY = 0.70
 RIM_DEPTH = 0.026
 """Metres below a rim at which it is taken."""
 
+UP = np.array([0.0, 0.0, 1.0])
+
+_HAND = ((0.051, 0.0, 0.025), (0.051, 0.035, 0.025), (0.08, 0.07, 0.045), (0.08, 0.13, 0.045), (0.0, 0.17, 0.08))
+"""Points of an open finger, of the palm's side and of the wrist: metres aside of the grasp, above it, from obstacles."""
+
 RIM_INSET = 0.012
 """A rim is taken with the hand this far inside it, so that the outer finger needs little room."""
 
@@ -93,12 +98,13 @@ def plan_grasp(
     grasps = [(_wound_least(grasp, shoulder), width) for grasp, width in options]
 
     def cost(option: tuple[Grasp, float]) -> float:
+        """In radians of turning the hand: what else is bad about a grasp is weighed against that."""
         grasp, width = option
         turn = np.arccos(np.clip(grasp.axis @ axis, -1, 1))
         way = np.linalg.norm((grasp.point - hand)[:2])
         ends = (grasp.point, grasp.point + carry)
         far = sum(max(0.0, float(np.linalg.norm((end - shoulder)[:2])) - EASY) for end in ends)
-        again = sum(np.linalg.norm(grasp.point - other.point) < 0.02 and abs(grasp.axis @ other.axis) > 0.9 for other in failed)
+        again = sum(float(np.linalg.norm(grasp.point - other.point)) < 0.02 for other in failed)
         return float(turn + 3.0 * way + again + 30.0 * width + 60.0 * far + 200.0 * _crowding(grasp, obstacles))
 
     return min(grasps, key=cost)[0]
@@ -141,10 +147,8 @@ def _crowding(grasp: Grasp, obstacles: Boxes) -> float:
     """Metres by which open fingers and palm come nearer to obstacles than they should."""
     total = 0.0
     for sign in (-1, 1):
-        finger = grasp.point + sign * 0.051 * grasp.axis
-        palm = grasp.point + sign * 0.08 * grasp.axis
-        for point, height, enough in ((finger, 0.0, 0.025), (finger, 0.035, 0.025), (palm, 0.07, 0.045), (palm, 0.13, 0.045)):
-            total += max(0.0, enough - obstacles.distance(point + (0.0, 0.0, height)))
+        for aside, above, enough in _HAND:
+            total += max(0.0, enough - obstacles.distance(grasp.point + sign * aside * grasp.axis + above * UP))
     return total
 
 
@@ -155,6 +159,15 @@ def top_between(obstacles: Boxes, start: Array, end: Array, width: float) -> flo
     outside = np.maximum(np.maximum(low[:, None, :2] - way, way - high[:, None, :2]), 0.0)
     near = np.linalg.norm(outside, axis=-1).min(-1) < width
     return float(high[near, 2].max(initial=-np.inf))
+
+
+def is_under(thing: Boxes, obstacles: Boxes, margin: float) -> bool:
+    """Whether something would be hit, at less than half a metre, if the thing were lifted straight up."""
+    low, high = thing.bounds()
+    lowest, highest = low.min(0), high.max(0)
+    others_low, others_high = obstacles.bounds()
+    over = (others_low[:, :2] < highest[:2] + margin).all(1) & (others_high[:, :2] > lowest[:2] - margin).all(1)
+    return bool((over & (others_low[:, 2] > highest[2]) & (others_low[:, 2] < highest[2] + 0.5)).any())
 
 
 def turn_between(present: Array, wanted: Array) -> Array:

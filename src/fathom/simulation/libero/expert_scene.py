@@ -6,13 +6,15 @@ import mujoco
 import numpy as np
 
 from fathom.simulation.environment import Array
-from fathom.simulation.libero.expert_grasp import Boxes, turn_between
+from fathom.simulation.libero.expert_grasp import UP, WIDEST, Boxes, turn_between
 
-DOWN = np.array([0.0, 0.0, -1.0])
+DOWN = -UP
 STEP = 0.05
 """Metres that an action of 1 asks for."""
 TURN = 0.5
 """Radians that an action of 1 asks for."""
+FLAT = 0.04
+"""Metres of height below which a wide thing is not picked up but dragged."""
 GAIN = 2.0
 """An arm that is asked for twice the error is quick and hardly overshoots (stiffness 150, critically damped)."""
 UNIT = STEP / GAIN
@@ -34,8 +36,10 @@ class Scene:
         self._site = robot.eef_site_id
         self.shoulder: Array = np.array(robot.base_pos)
         self.floor = float(world.workspace_offset[2])
-        self._fingers = [self._geoms_named(robot.gripper.important_geoms[side]) for side in ("left_finger", "right_finger")]
-        self._joints = list(robot._ref_gripper_joint_vel_indexes)
+        fingers = (robot.gripper.important_geoms[side] for side in ("left_finger", "right_finger"))
+        self._fingers = [self._geoms_named(finger) for finger in fingers]
+        self._finger_positions = list(robot._ref_gripper_joint_pos_indexes)
+        self._finger_velocities = list(robot._ref_gripper_joint_vel_indexes)
         solid = (self.model.geom_contype != 0) | (self.model.geom_conaffinity != 0)
         roots = self.model.body_rootid[self.model.geom_bodyid]
         things = {self._root(name) for name in (*world.objects_dict, *world.fixtures_dict)}
@@ -75,6 +79,12 @@ class Scene:
         """All objects and fixtures but these."""
         return self._boxes(self._solids[~np.isin(self._solid_roots, [self._root(name) for name in but])])
 
+    def is_flat(self, thing: str) -> bool:
+        """Whether an object is too low and wide to be taken from above."""
+        low, high = self.boxes(thing).bounds()
+        size = high.max(0) - low.min(0)
+        return bool(size[2] < FLAT and size[:2].min() > WIDEST)
+
     def owner(self, thing: str) -> str | None:
         """The object or fixture that a region is part of, None for the table; the others own themselves."""
         site = self.world.object_sites_dict.get(thing)
@@ -97,9 +107,14 @@ class Scene:
         return self.data.site_xmat[self._site].reshape(3, 3).copy()
 
     @property
+    def opening(self) -> float:
+        """Metres between the fingers."""
+        return float(np.abs(self.data.qpos[self._finger_positions]).sum())
+
+    @property
     def finger_speed(self) -> float:
         """Metres per second at which the fingers close or open."""
-        return float(np.abs(self.data.qvel[self._joints]).sum())
+        return float(np.abs(self.data.qvel[self._finger_velocities]).sum())
 
     def holds(self, thing: str) -> bool:
         """Whether both fingers touch an object, or something of the fixture."""

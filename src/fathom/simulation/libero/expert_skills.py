@@ -10,13 +10,16 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from fathom.simulation.environment import Array
-from fathom.simulation.libero.expert_grasp import TIP, Grasp, plan_grasp, top_between
+from fathom.simulation.libero.expert_grasp import TIP, UP, Grasp, is_under, plan_grasp, top_between
 from fathom.simulation.libero.expert_scene import UNIT, Scene
 
-CLOSING = 10
+CLOSING = 18
 """Actions after which closing fingers hold something or never will."""
 
-STILL = 0.02
+SHUT = 0.003
+"""Metres between fingers that have nothing between them; a bowl's rim is twice as thick."""
+
+STILL = 0.05
 """Metres per second: fingers that touch a thing and move more slowly have a firm hold of it."""
 
 LOST = 3
@@ -64,7 +67,7 @@ class Skill(ABC):
             return self._leave() if self._scene.true(self._fact) else self._reach()
         if self._has_hold():
             return self._work()
-        if self._since > CLOSING:
+        if self._since > CLOSING or self._scene.opening < SHUT:
             self._failed.append(Grasp(self._scene.hand, self._scene.hand_axes[:, 0]))
             self._grip(False)
         return self._stay()
@@ -113,7 +116,7 @@ class Skill(ABC):
 
 
 class PickAndPlace(Skill):
-    """Takes an object from above and brings it where the predicate ``on`` or ``in`` wants it: (predicate, object, place)."""
+    """Takes an object from above and brings it to its place; the fact is (``on`` or ``in``, object, place)."""
 
     def __init__(self, scene: Scene, fact: list[str]) -> None:
         super().__init__(scene, fact, fact[1])
@@ -139,6 +142,8 @@ class PickAndPlace(Skill):
         scene = self._scene
         at, place = scene.position(self._held), scene.position(self._place)
         others = scene.obstacles(self._held)
+        if is_under(scene.boxes(self._held), others, 0.01):
+            return self._come_out()
         hang = scene.hand[2] - scene.boxes(self._held).bounds()[0][:, 2].min()
         target = np.append((scene.hand + place - at)[:2], self._release_height(hang))
         if np.linalg.norm((place - at)[:2]) < 0.015 and scene.hand[2] < target[2] + 0.008:
@@ -146,6 +151,12 @@ class PickAndPlace(Skill):
             return self._stay()
         clear = max(top_between(others, at, place, 0.09) + hang + CLEARANCE, target[2])
         return scene.move(from_above(scene.hand, target, clear, 0.01), scene.hand_axes[:, 0], True)
+
+    def _come_out(self) -> Array:
+        """From under an open drawer: towards the arm, hardly lifted."""
+        hand, axes = self._scene.hand, self._scene.hand_axes
+        back = (self._scene.shoulder - hand) * (1, 1, 0)
+        return self._scene.move(hand + UNIT * back / np.linalg.norm(back) + 0.2 * UNIT * UP, axes[:, 0], True)
 
     def _release_height(self, hang: float) -> float:
         """Of the hand: the thing stands where it should, unless the fingers would touch something around it."""
@@ -179,8 +190,8 @@ class PickAndPlace(Skill):
 def from_above(hand: Array, target: Array, clear: float, free: float) -> Array:
     """Where to go for now on the way to a target that must be reached from above, (3,).
 
-    The further the hand is aside (beyond ``free`` metres), the higher it should be, up to ``clear``; while it is too low
-    for that, it does not move sideways.
+    The further the hand is aside (beyond ``free`` metres), the higher it should be, up to ``clear``; while it is too
+    low for that, it does not move sideways.
     """
     off = (target - hand)[:2]
     aside = float(np.linalg.norm(off))

@@ -1,1 +1,1 @@
-"""SIMPLER (Li et al. 2024): simulated twins of BridgeData's WidowX and of the Google Robot, and their real backgrounds."""
+"""SIMPLER (Li et al. 2024): simulated twins of BridgeData's WidowX and of the Google Robot."""

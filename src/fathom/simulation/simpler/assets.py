@@ -11,8 +11,8 @@ DOWNLOAD = "python -m mani_skill.utils.download_asset bridge_v2_real2sim widowx2
 """ManiSkill's own download."""
 
 STAND_INS = (
-    "Measured with offline assets for ManiSkill's Bridge twins: the table and the eggplant's mesh are stand-ins; layouts, "
-    "robot, the other objects and the photographs are official."
+    "Measured with offline assets for ManiSkill's Bridge twins: the table and the eggplant's mesh are stand-ins; "
+    "layouts, robot, the other objects and the photographs are official."
 )
 """To be said beside every number that was measured with them."""
 
@@ -30,9 +30,9 @@ _STAGE_BYTES = 100_000  # the official table is a scan of megabytes, the stand-i
 def assets() -> Path:
     """ManiSkill's asset folder, the one that holds ``data``; this process and its children are told where it is.
 
-    ``FATHOM_MANISKILL_ASSETS`` says where: a folder, or an archive, which is unpacked once. Where it is not set, they are
-    looked for where ManiSkill keeps its downloads. ManiSkill itself would ask on the terminal what to do: it never gets
-    to, since this is called first.
+    ``FATHOM_MANISKILL_ASSETS`` says where: a folder, or an archive, which is unpacked once. Where it is not set, they
+    are looked for where ManiSkill keeps its downloads. ManiSkill itself would ask on the terminal what to do: it never
+    gets to, since this is called first.
 
     Raises:
         UserError: they are not there.

@@ -156,7 +156,7 @@ class GoogleGripper:
 
 
 def google_to_simpler(action: Array, gripper: float) -> Array:
-    """What the original SIMPLER's Google Robot is told, float32 (7,); ``gripper`` is :class:`GoogleGripper`'s answer."""
+    """What the original SIMPLER's Google Robot is told, float32 (7,); ``gripper`` comes from :class:`GoogleGripper`."""
     return np.array([*action[:3], *rotation_vector_of_matrix(matrix_of_rpy(action[3:6])), gripper], np.float32)
 
 

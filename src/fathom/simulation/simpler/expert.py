@@ -73,7 +73,7 @@ class ScriptedExpert:
 
     def _pick(self, hand: Array, grasp: Array, yaw: float, stands: bool) -> Array:
         """Through a funnel over the thing: the further off to the side, the higher."""
-        off = np.linalg.norm(hand[:2] - grasp[:2]) + 0.05 * abs(yaw - self._yaw())
+        off = float(np.linalg.norm(hand[:2] - grasp[:2])) + 0.05 * abs(yaw - self._yaw())
         # a hand that stands just above has met something: it gets no lower
         if off < self._grip.spot and hand[2] - grasp[2] < (0.02 if stands else 0.008):
             self._closed_for = 1

@@ -1,7 +1,7 @@
 """The Google Robot's tasks of an installed SIMPLER (``simpler_env``, SAPIEN 2) as gymnasium environments.
 
-SIMPLER's own simulator is not on the package registries. What this adapter relies on was recorded from one, for one task,
-and tests replay it: see ``docs/howto/simpler.md`` for what was run and what was not.
+SIMPLER's own simulator is not on the package registries. What this adapter relies on was recorded from one, for one
+task, and tests replay it: see ``docs/howto/simpler.md`` for what was run and what was not.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ CAMERA = "overhead_camera"
 class GoogleRobotEnv(Environment):
     """One of SIMPLER's tasks of the Google Robot, in its visual-matching scenes.
 
-    Its state is the hand's x, y, z in metres and quaternion x, y, z, w in the base frame, and the gripper's closedness in
-    0..1; an action is a step of the hand in the base frame and the gripper's opening: see
+    Its state is the hand's x, y, z in metres and quaternion x, y, z, w in the base frame, and the gripper's closedness
+    in 0..1; an action is a step of the hand in the base frame and the gripper's opening: see
     :mod:`~fathom.simulation.simpler.conventions`. Its picture is the overhead camera's 640×512, squashed to a square.
     The instruction can change within an episode: open the drawer, then place the apple into it.
 

@@ -1,8 +1,8 @@
 """Pictures of ManiSkill's Bridge twins: what is simulated stands before a photograph of the real table.
 
-``official``: 640×480 in ManiSkill's default shader, squashed to a square by averaging over areas, as the recipes that
-train on Bridge do. ``fast``: drawn at twice the wanted size, already square, by ManiSkill's minimal shader, and averaged:
-about ten times quicker on a CPU, with the same view, hardly other colours and no shadows.
+``official``: 640×480 in ManiSkill's default shader, squashed to a square by averaging over areas (OpenCV's INTER_AREA;
+SimplerEnv's π0 client does so, open-pi-zero takes Lanczos). ``fast``: drawn at twice the wanted size, already square,
+by ManiSkill's minimal shader, and averaged: the same view in hardly other colours, several times quicker on a CPU.
 """
 
 from collections.abc import Iterable
@@ -60,7 +60,8 @@ class TwinCamera:
         self._size = size
         self._sensor = world.scene.sensors[CAMERA]
         drawn = (self._sensor.config.width, self._sensor.config.height)
-        self.photograph: Array = cv2.resize(cv2.cvtColor(cv2.imread(photograph), cv2.COLOR_BGR2RGB), drawn)
+        stored: Any = cv2.imread(photograph)
+        self.photograph: Array = cv2.resize(cv2.cvtColor(stored, cv2.COLOR_BGR2RGB), drawn)
         self.label_names = (*COMMON_LABELS, *objects)
         self._label_of_id, self._own = self._read_ids(objects)
         self._shown = self._own

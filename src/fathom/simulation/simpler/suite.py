@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fathom.errors import UserError
+from fathom.simulation.archives import cache
 from fathom.simulation.noise import ExpertNoise
 from fathom.simulation.simpler.assets import SETTING, are_stand_ins, assets
 from fathom.simulation.simpler.conventions import ACTION_NAMES, GOOGLE_STATE_NAMES, WIDOWX_STATE_NAMES
@@ -57,6 +58,8 @@ class SimplerWidowX(Suite):
         assets()
         if not _has_vulkan():
             raise UserError(f"ManiSkill finds no Vulkan driver to draw with: {VULKAN}.")
+        for habit in ("MPLCONFIGDIR", "MESA_SHADER_CACHE_DIR"):  # of what it imports: to write into the user's home
+            os.environ.setdefault(habit, str(cache() / "maniskill"))
 
     def make(self, task: str, **options: Any) -> "WidowXEnv":
         from fathom.simulation.simpler.widowx import WidowXEnv
@@ -99,8 +102,8 @@ class SimplerGoogle(Suite):
     def prepare(self) -> None:
         if importlib.util.find_spec("simpler_env") is None:
             raise UserError(
-                "SIMPLER is not installed: follow https://github.com/simpler-env/SimplerEnv and name its interpreter by "
-                "--sim-python."
+                "SIMPLER is not installed: follow https://github.com/simpler-env/SimplerEnv and name its "
+                "interpreter by --sim-python."
             )
 
     def make(self, task: str, **options: Any) -> "GoogleRobotEnv":

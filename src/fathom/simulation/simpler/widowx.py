@@ -1,12 +1,12 @@
 """ManiSkill 3's twins of BridgeData's WidowX as gymnasium environments: SIMPLER's four tasks of this robot.
 
-The layouts of SIMPLER's protocol are its 24 episodes per task (``init_state``). A seed draws others from the same range:
-anywhere between the grid's points, at any turn between the grid's.
+The layouts of SIMPLER's protocol are its 24 episodes per task (``init_state``). A seed draws others from the same
+range: anywhere between the grid's points, turned by up to half of the grid's step.
 
-Departures from ManiSkill's own loop, all on purpose: pictures are drawn only when somebody looks; the arm is put back
-*before* the objects settle (ManiSkill lets them fall onto wherever the last episode has left it); and a rotation is what
-the action's roll, pitch and yaw say (SIMPLER's script hands an axis times an angle to a controller that reads turns about
-axes: the same to first order).
+Departures from ManiSkill's own loop, all on purpose: pictures are drawn only when somebody looks; every episode has a
+scene of its own (else objects settle onto wherever the last episode has left the arm, and a little differently); and a
+rotation is what the action's roll, pitch, yaw say (SIMPLER's script for ManiSkill 3 hands an axis times an angle to a
+controller that reads turns about axes: the same to first order).
 """
 
 import logging
@@ -26,10 +26,10 @@ from fathom.simulation.simpler.tasks import WIDOWX_FPS, WIDOWX_TASKS, Judged
 class WidowXEnv(Environment):
     """One of SIMPLER's tasks of the WidowX.
 
-    Its state is the hand's x, y, z in metres in the base frame, its roll, pitch, yaw from pointing straight down, and the
-    gripper's opening in 0..1; an action is a step of the hand in the base frame and the gripper's opening: see
-    :mod:`~fathom.simulation.simpler.conventions`. Depth is in whole millimetres and true also where the picture shows the
-    photograph: there it is the simulated table's.
+    Its state is the hand's x, y, z in metres in the base frame, its roll, pitch, yaw from pointing straight down, and
+    the gripper's opening in 0..1; an action is a step of the hand in the base frame and the gripper's opening: see
+    :mod:`~fathom.simulation.simpler.conventions`. Depth is in whole millimetres; where the picture shows the
+    photograph, it is the simulated table's (or sink's), which reaches further than the photographed one.
 
     Args:
         task: one of :data:`~fathom.simulation.simpler.tasks.WIDOWX_TASKS`.
@@ -72,11 +72,8 @@ class WidowXEnv(Environment):
         self._steps = 0
         self.world: Any = _make_world(self._about.world, quality, image_size)
         self._grid = Layout(np.asarray(self.world.xyz_configs), np.asarray(self.world.quat_configs))
-        self._arm = self.world.agent.controller.controllers["arm"]
-        self._rest = self.world.agent.robot.get_qpos().clone()
         self._camera: TwinCamera | None = None  # made when the first picture is wanted
         self._perturbation = perturbation
-        self._perturber: Any = None
 
     def restart(self, seed: int, init_state: int | None = None) -> None:
         """Start the episode that ``seed`` fixes, or SIMPLER's episode ``init_state``."""
@@ -84,11 +81,9 @@ class WidowXEnv(Environment):
             layout = varied_layout(self.task, self._grid, np.random.default_rng(seed))
         else:
             layout = official_layout(self._grid, init_state)
-        robot = self.world.agent.robot
-        robot.set_qpos(self._rest)
-        robot.set_joint_drive_targets(self._rest, robot.active_joints)
         self.world.xyz_configs, self.world.quat_configs = layout.tensors()
-        self.world.reset(seed=seed, options={"episode_id": 0})
+        self.world.reset(seed=seed, options={"reconfigure": True, "episode_id": 0})
+        self._camera = None
         self._steps = 0
         if self._perturbation is not None:
             self._perturb(self._perturbation.draw(seed))
@@ -117,7 +112,7 @@ class WidowXEnv(Environment):
 
     def hand(self) -> Array:
         """Pose of the hand in the base frame, (7,): position and quaternion."""
-        return self._numpy(self._arm.ee_pose_at_base)
+        return self._numpy(self._arm().ee_pose_at_base)
 
     def _eye(self) -> TwinCamera:
         if self._camera is None:
@@ -130,17 +125,15 @@ class WidowXEnv(Environment):
         return path
 
     def _perturb(self, draw: Draw) -> None:
-        if self._perturber is None:
-            from fathom.simulation.simpler.perturb import TwinPerturber
+        from fathom.simulation.simpler.perturb import TwinPerturber
 
-            self._perturber = TwinPerturber(self.world, self._eye(), self._photograph())
-        self._perturber.restart(draw)
+        TwinPerturber(self.world, self._eye(), self._photograph()).restart(draw)
 
     # For scripted experts alone. -------------------------------------------------------------------------------------
 
     def aim(self) -> Array:
         """Where the controller is taking the hand, (7,) in the base frame: an action moves this."""
-        return self._numpy(self._arm._target_pose)
+        return self._numpy(self._arm()._target_pose)
 
     def source(self) -> Array:
         """Pose in the base frame (7,) of the thing that is to be moved."""
@@ -158,6 +151,9 @@ class WidowXEnv(Environment):
         """Whether both fingers press on the thing."""
         return bool(self.world.agent.is_grasping(self.world.objs[self.world.source_obj_name]))
 
+    def _arm(self) -> Any:
+        return self.world.agent.controller.controllers["arm"]
+
     def _in_base_frame(self, name: str) -> Array:
         return self._numpy(self.world.agent.robot.pose.inv() * self.world.objs[name].pose)
 
@@ -170,7 +166,7 @@ class WidowXEnv(Environment):
         """Free the simulator."""
         if self.world is not None:
             self.world.close()
-            self.world = self._camera = self._perturber = None
+            self.world = self._camera = None
 
 
 def _make_world(name: str, quality: Quality, image_size: int) -> Any:

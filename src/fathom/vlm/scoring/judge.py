@@ -5,7 +5,8 @@ The rules, in this order; the first that can tell does:
 1. *Yes or no*: both say one, or one of them is a statement that affirms or denies what the question asks.
 2. *Sides*: the answer names sides ("left", "behind", "taller") that the question left open; the response must name the
    same on every axis. A statement about the same two objects in the other order counts with its sides exchanged.
-3. *Choice*: the answer names one of the question's objects; the response must name it, and no other before a "than" or a "not".
+3. *Choice*: the answer names one of the question's objects; the response must name it, and no other before a "than" or
+   a "not".
 
 Where none can tell, the verdict is ``None``. The rules know words, not language: they are no match for a judge that
 reads, but give the same verdict every time.
@@ -36,13 +37,12 @@ _SIDES = {
     for sign, words in ((1, one), (-1, other))
     for word in words
 }
-_MEASURES = "height width size length tall wide big long short narrow thin small high low".split()
-_LITTLE = {
-    *"a an the of to in on at by for from with and or than is are was were be it its this that these those there which "
-    "what who where one ones between among compared side more less most much appears positioned located standing seems "
-    "has have do does viewer viewer's perspective image picture object objects you your i so as very two".split(),
-    *_MEASURES,
-}
+_LITTLE = re.compile(
+    r"an?|the|of|to|in|on|at|by|for|from|with|and|or|is|are|was|were|be|it|its|this|that|these|those|there|which|what|who"
+    r"|where|ones?|between|among|side|more|less|most|much|appears|positioned|located|standing|seems|ha[sd]|have|do|does"
+    r"|viewer('s)?|perspective|image|picture|objects?|you|your|i|so|as|very|two"
+    r"|height|width|size|length|tall|wide|big|long|short|narrow|thin|small|high|low"
+)
 
 
 def agrees(question: str, answer: str, response: str) -> bool | None:
@@ -126,7 +126,7 @@ def _in_other_order(question: str, one: str, other: str) -> bool:
 
 def _names(text: str) -> list[str]:
     """What is left of a text without sides, measures and little words: mostly the names of its objects."""
-    return [word for word in _words(text) if word not in _LITTLE and word not in _SIDES]
+    return [word for word in _words(text) if not _LITTLE.fullmatch(word) and word not in _SIDES]
 
 
 def _chosen(text: str) -> str:

@@ -1,8 +1,8 @@
-"""Files of answers, one JSON object a line: each field is read where it is used, and a wrong one names file and line."""
+"""Files of one JSON object a line: each field is read where it is used, and a wrong one names file and line."""
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,22 @@ from fathom.errors import UserError
 
 @dataclass(frozen=True)
 class Line:
-    """One answered question.
+    """One question, answered or not.
 
     Attributes:
-        number: of the line in its file, from 1.
+        number: its place in the file, from 1.
+        noun: what the file calls such a place.
     """
 
     path: Path
     number: int
     fields: dict[str, Any]
+    noun: str = "line"
+
+    @property
+    def id(self) -> str:
+        """What its benchmark calls it."""
+        return str(self.fields.get("id", self.fields.get("question_id", "")))
 
     def text(self, name: str) -> str:
         """A field that is a text, or what a text can stand for: a number or a list of numbers.
@@ -31,7 +38,7 @@ class Line:
         value = self._field(name)
         if isinstance(value, str):
             return value
-        if not all(_is_number(part) for part in (value if isinstance(value, list) else [value])):
+        if not all(is_number(part) for part in (value if isinstance(value, list) else [value])):
             raise self.refused(name, "a text")
         return json.dumps(value)
 
@@ -42,9 +49,20 @@ class Line:
             UserError: it is missing or something else.
         """
         value = self._field(name)
-        if not (_is_number(value) and value > 0):
+        if not (is_number(value) and value > 0):
             raise self.refused(name, "a number above 0")
         return float(value)
+
+    def numbers(self, name: str) -> list[float]:
+        """A field that is a list of numbers.
+
+        Raises:
+            UserError: it is missing or something else.
+        """
+        value = self._field(name)
+        if not (isinstance(value, list) and all(map(is_number, value))):
+            raise self.refused(name, "a list of numbers")
+        return [float(number) for number in value]
 
     def one_of(self, name: str, choices: Iterable[str]) -> str:
         """A field that is one of some words.
@@ -66,7 +84,7 @@ class Line:
         value = self._field(name)
         if not isinstance(value, dict):
             raise self.refused(name, "an object with fields")
-        return Line(self.path, self.number, value)
+        return Line(self.path, self.number, value, self.noun)
 
     def mark(self) -> float | None:
         """What a judge gave, in the field ``mark``: 0 to 1; ``None`` where no judge did.
@@ -75,7 +93,7 @@ class Line:
             UserError: it is something else.
         """
         value = self.fields.get("mark")
-        if value is not None and not (_is_number(value) and 0 <= value <= 1):
+        if value is not None and not (is_number(value) and 0 <= value <= 1):
             raise self.refused("mark", "a number from 0 to 1")
         return None if value is None else float(value)
 
@@ -83,13 +101,11 @@ class Line:
         """The sentence for a field that is not what was expected."""
         value = json.dumps(self.fields.get(name), ensure_ascii=False)
         shown = value if len(value) <= 60 else f"{value[:57]}..."
-        return UserError(f"{self.path}, line {self.number}: '{name}' is {shown}, expected {expected}.")
+        return UserError(f"{self.path}, {self.noun} {self.number}: '{name}' is {shown}, expected {expected}.")
 
     def _field(self, name: str) -> Any:
         if name not in self.fields:
-            raise UserError(
-                f"{self.path}, line {self.number}: has no field '{name}'; every answered question needs it."
-            )
+            raise UserError(f"{self.path}, {self.noun} {self.number}: has no field '{name}'; every question needs it.")
         return self.fields[name]
 
 
@@ -113,11 +129,6 @@ def read_lines(path: Path) -> list[Line]:
     return lines
 
 
-def by_type(lines: Sequence[Line], types: Sequence[str]) -> dict[str, list[Line]]:
-    """The lines of each type that is there, in the order of ``types``."""
-    return {name: found for name in types if (found := [line for line in lines if line.fields.get("type") == name])}
-
-
 def _line(path: Path, number: int, content: str) -> Line:
     try:
         fields = json.loads(content)
@@ -128,5 +139,6 @@ def _line(path: Path, number: int, content: str) -> Line:
     return Line(path, number, fields)
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a value of JSON is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -8,8 +8,8 @@ A line is ``{"id", "type", "question", "response", "answer"[, "mark"]}``.
 - *relative_position*, *scale_compare*, *zero*, and positions in words: right if the mark of a judge is above 0.5.
 
 The published evaluation asks a language model for the numbers and for the marks. Our numbers are read by rules
-(`fathom.vlm.scoring.answers`), in both modes. Marks are taken from the file. Where they are missing, ``official`` has no
-score for the type, and none overall; ``fixed`` judges by rules (`fathom.vlm.scoring.judge`).
+(`fathom.vlm.scoring.answers`), in both modes. Marks are taken from the file. Where they are missing, ``official`` has
+no score for the type, and none overall; ``fixed`` judges by rules (`fathom.vlm.scoring.judge`).
 """
 
 from collections.abc import Sequence

@@ -7,12 +7,12 @@ import re
 import unicodedata
 from fractions import Fraction
 
-_ONES = "one two three four five six seven eight nine".split()
-_TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_ONE = "one|two|three|four|five|six|seven|eight|nine"
+_TEEN = "ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen"
+_TY = "twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
 _VALUES = (
-    {word: value for value, word in enumerate(["zero", *_ONES, *_TEENS])}
-    | {word: 10 * value for value, word in enumerate(_TENS, start=2)}
+    {word: value for value, word in enumerate(f"zero|{_ONE}|{_TEEN}".split("|"))}
+    | {word: 10 * value for value, word in enumerate(_TY.split("|"), start=2)}
     | {"a": 1}
 )
 _SHARES = {"half": 2, "third": 3, "quarter": 4}
@@ -23,8 +23,7 @@ SPELLED_UNITS = (
 )
 _UNIT = rf"(?:{SPELLED_UNITS}|km|cm|mm|m|ft|yd)\b"
 
-_ONE = "|".join(_ONES)
-_BELOW_100 = rf"(?:(?:{'|'.join(_TENS)})(?:[\s-]+(?:{_ONE})\b)?|{'|'.join(_TEENS)}|{_ONE}|zero)"
+_BELOW_100 = rf"(?:(?:{_TY})(?:[\s-]+(?:{_ONE})\b)?|{_TEEN}|{_ONE}|zero)"
 _BELOW_1000 = rf"(?:(?:{_ONE}|a)\s+hundred(?:\s+(?:and\s+)?{_BELOW_100}\b)?|{_BELOW_100})"
 _CARDINAL = rf"(?:(?:{_BELOW_1000}|a)\s+thousand(?:\s+(?:and\s+)?{_BELOW_1000}\b)?|{_BELOW_1000})"
 _SPELLED = re.compile(rf"\b({_CARDINAL})(?:\s+point((?:\s+(?:zero|{_ONE}))+))?\b")

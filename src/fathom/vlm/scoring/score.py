@@ -91,7 +91,7 @@ def summarise(outcomes: Sequence[Outcome], types: Sequence[str], trials: Trials 
     scores = [percent(values) for values in found.values() if values is not None]
     overall = sum(scores) / (of or len(found)) if len(scores) == len(found) else None
     failures = [
-        Failure(outcome.line.number, str(outcome.line.fields.get("id", "")), outcome.type, outcome.reason)
+        Failure(outcome.line.number, outcome.line.id, outcome.type, outcome.reason)
         for outcome in outcomes
         if outcome.reason
     ]

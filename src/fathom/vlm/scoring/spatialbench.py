@@ -6,9 +6,9 @@ are pairs: one question and its opposite.
 - *positional*: the share of right answers.
 - *existence*: the share of pairs with both right.
 - *reach*, *size*: of a pair's three points one for each right answer, and one for both.
-- *counting*: 100 − mean(\\|p − g\\| / g · 100), which can be negative.
+- *counting*: 100 − mean(abs(p − g) / g · 100), which can be negative.
 
-The script has no overall score; ours is the mean of the categories. It also stops at a count that is not a bare integer:
+The script has no overall score; ours is the mean of the categories. It also stops at a count that is no bare integer:
 here the first number counts, and an answer without one is off by 100 %.
 """
 
@@ -22,8 +22,7 @@ from fathom.vlm.scoring.score import Mode, Outcome, Score, each_question, shorte
 
 CATEGORIES = ("positional", "existence", "counting", "reach", "size")
 OFFICIAL_ERRORS = (
-    "An answer is right if the truth is any part of it, in the same case: 'Not sure' holds 'No', and 'yes' does not hold "
-    "'Yes'.",
+    "An answer is right if the truth is any part of it, in the same case: 'Not sure' holds 'No', 'yes' is not 'Yes'.",
 )
 
 _PAIRED: dict[str, Callable[[float, float], float]] = {
@@ -70,7 +69,7 @@ def _matches(response: str, answer: str, mode: Mode) -> bool:
         return answer in response
     if answer.strip(" .").lower() in ("yes", "no"):
         return polarity(response) == polarity(answer)
-    return contains_words(response, answer)
+    return contains_words(response, answer.strip(" ."))
 
 
 def _counted(line: Line, response: str, answer: str) -> Outcome:

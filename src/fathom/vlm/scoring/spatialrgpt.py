@@ -1,9 +1,9 @@
 """SpatialRGPT-Bench (arXiv 2406.01584; its ``scripts/srgpt/eval/evaluate_spatial_with_gpt4.py``).
 
-A line is what the released script reads: ``{"question_id", "question", "pred", "gt", "qa_info": {"type", "category"}}``,
-and a ``mark`` where a judge gave one.
+A line is what the released script reads, with a ``mark`` where a judge gave one:
+``{"question_id", "question", "pred", "gt", "qa_info": {"type", "category"}[, "mark"]}``.
 
-- quantitative *width*, *height*, *direct*, *horizontal* and *vertical distance*: right within 0.75 to 1.25 of the truth,
+- quantitative *width*, *height*, *direct*, *horizontal*, *vertical distance*: right within 0.75 to 1.25 of the truth,
   both ends included.
 - quantitative *direction*: right within one hour of the clock.
 - qualitative: right if the mark of a judge is above 0.5; without marks as in MSMU-Bench (`fathom.vlm.scoring.msmu`).
