@@ -117,7 +117,7 @@ def test_an_alignment_that_changes_nothing_leaves_dinov3_as_it_is():
 
 @pytest.mark.parametrize("mode", ["fractional", "native", "none"])
 def test_joined_layers_know_of_the_positions_that_the_mode_says(mode):
-    """Moving the shared positions, or the own, changes the output where they count; layers alone always use their own."""
+    """Moving the shared positions, or the own, changes the output where they count."""
     _, own = dinov3_pair()
     stream, hidden = aligned(own, mode, joining=(0, 1, 2)), own.embed(torch.randn(2, 3, 12, 12))
     mixture = Mixture({"expert": stream}, {"expert": "expert"}, ALONE)

@@ -17,6 +17,9 @@ class Eval:
     out: Path
     """Where results.json and the clips go; an interrupted evaluation continues there."""
 
+    name: str | None = None
+    """What result files and tables call the policy, if not by its path."""
+
     suite: str = "metaworld"
     """The benchmark: `fathom doctor` lists them."""
 
@@ -81,7 +84,7 @@ class Eval:
             actor,
             protocol,
             self.out,
-            name=self.policy,
+            name=self.name or self.policy,
             environments=self.environments,
             processes=self.processes,
             sim_python=self.sim_python,

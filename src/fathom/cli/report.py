@@ -8,12 +8,25 @@ import tyro
 
 @dataclass(frozen=True)
 class Report:
-    """Write the report of a run, finished or still going."""
+    """Write the report of a run, finished or still going, or of evaluations under perturbations."""
 
-    run_folder: tyro.conf.Positional[Path]
+    run_folder: tyro.conf.Positional[Path | None] = None
     """The folder of a quickstart run."""
 
-    def run(self) -> None:
-        from fathom.report import write_report
+    generalisation: tuple[Path, ...] = ()
+    """In place of a run: folders of evaluations with and without perturbations."""
 
-        print(write_report(self.run_folder))
+    out: Path = Path("generalisation.html")
+    """Where the page about these goes; `.svg` or `.png` for the figure alone."""
+
+    def run(self) -> None:
+        from fathom.errors import UserError
+        from fathom.report import write_report
+        from fathom.report.generalisation import write_generalisation
+
+        if (self.run_folder is None) == (not self.generalisation):
+            raise UserError("name the folder of a run, or evaluations by --generalisation, and not both.")
+        if self.run_folder is not None:
+            print(write_report(self.run_folder))
+        else:
+            print(write_generalisation(self.generalisation, self.out))

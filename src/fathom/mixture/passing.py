@@ -97,6 +97,7 @@ class Pass:
     def select(self, kept: Mapping[str, Int[Tensor, "batch kept"]]) -> None:
         """Keep only some tokens of some blocks, from here on; the others are gone, not masked."""
         self._change(lambda old: old.select(kept[old.name]) if old.name in kept else old, kept)
+        self._masks.clear()
 
     def _change(self, change: Callable[[Block], Block], blocks: Collection[str]) -> None:
         for name in {self._mixture.stream_of[block] for block in blocks}:

@@ -23,15 +23,16 @@ from fathom.simulation.libero.tasks import (
     instruction,
 )
 from fathom.simulation.perturbation import Perturbation
-from fathom.simulation.perturber import Perturber, Stage
+from fathom.simulation.perturber import Perturber
 from fathom.simulation.rendering import Camera, Picture, Renderer
+from fathom.simulation.staging import Stage
 
 COMMON_LABELS = ("background", "floor", "wall", "table", "arm", "gripper")
 
 _DUMMY_ACTION = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 _VIEWS = {"main": "agentview", "wrist": "robot0_eye_in_hand"}
 _COLLISION_GROUP = 0
-_WORKSPACE = ((-0.3, -0.4, 0.0), (0.25, 0.4, 0.3))
+_WORKSPACE = ((-0.2, -0.3, 0.0), (0.15, 0.3, 0.15))
 """Two corners, in metres from the middle of the surface that things stand on."""
 
 

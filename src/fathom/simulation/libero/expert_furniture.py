@@ -20,9 +20,9 @@ class OpenDrawer(Skill):
 
     @property
     def done(self) -> bool:
-        """Whether the drawer is open and the hand has been free of it since."""
+        """Whether the drawer has been open with the hand free of it; a later nudge does not matter."""
         away = bool(np.linalg.norm(self._scene.hand - self._handle()) > 0.1)
-        self._freed = super().done and (self._freed or away)
+        self._freed = self._freed or (super().done and away)
         return self._freed
 
     def _reach(self) -> Array:
@@ -41,7 +41,7 @@ class OpenDrawer(Skill):
 
     def _work(self) -> Array:
         scene = self._scene
-        if scene.true(self._fact):
+        if scene.joint_left(self._held) < 0.004:
             self._grip(False)
             return self._stay()
         return scene.move(scene.hand + UNIT * self._out(), scene.hand_axes[:, 0], True, scene.hand_axes[:, 2])

@@ -62,6 +62,11 @@ class Scene:
         """The direction, (3,), of the joint that moves a drawer's region or a fixture's knob."""
         return self.data.xaxis[self.model.joint(self._joint_names(part)[0]).id].copy()
 
+    def joint_left(self, part: str) -> float:
+        """How much further a drawer opens, in metres."""
+        joint = self.model.joint(self._joint_names(part)[0]).id
+        return float(self.data.qpos[self.model.jnt_qposadr[joint]] - self.model.jnt_range[joint, 0])
+
     def moving_boxes(self, part: str) -> Boxes:
         """What that joint moves."""
         body = self.model.jnt_bodyid[self.model.joint(self._joint_names(part)[0]).id]

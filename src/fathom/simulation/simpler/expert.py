@@ -21,8 +21,7 @@ class Grip:
     """How one thing is picked and placed; lengths in metres, heights in the base frame.
 
     Attributes:
-        along: where it is grasped, from its middle along its own x axis.
-        depth: the hand's height above its middle when the fingers close.
+        along: where it is grasped, from its middle along its own x axis (the spoon by its handle).
         spot: how near that place, from above, the hand has to be.
         floor: the hand's lowest height.
         symmetry: radians after which it looks the same to the fingers.
@@ -32,7 +31,6 @@ class Grip:
     """
 
     along: float
-    depth: float
     spot: float
     floor: float
     symmetry: float
@@ -41,11 +39,11 @@ class Grip:
     spread: float
 
 
-GRIPS = {
-    "widowx_spoon_on_towel": Grip(0.03, 0.0, 0.01, 0.01, np.pi, 0.10, 0.025, 0.02),
-    "widowx_carrot_on_plate": Grip(0.0, 0.0, 0.01, 0.01, np.pi, 0.10, 0.03, 0.015),
-    "widowx_stack_cube": Grip(0.0, 0.0, 0.006, 0.01, np.pi / 2, 0.10, 0.031, 0.004),
-    "widowx_put_eggplant_in_basket": Grip(0.0, 0.0, 0.01, 0.07, np.pi, 0.22, 0.05, 0.03),
+_GRIPS = {
+    "widowx_spoon_on_towel": Grip(0.03, 0.01, 0.01, np.pi, 0.10, 0.025, 0.02),
+    "widowx_carrot_on_plate": Grip(0.0, 0.01, 0.01, np.pi, 0.10, 0.03, 0.015),
+    "widowx_stack_cube": Grip(0.0, 0.006, 0.01, np.pi / 2, 0.10, 0.031, 0.004),
+    "widowx_put_eggplant_in_basket": Grip(0.0, 0.01, 0.07, np.pi, 0.22, 0.05, 0.03),
 }
 
 
@@ -54,7 +52,7 @@ class ScriptedExpert:
 
     def __init__(self, env: WidowXEnv) -> None:
         self._env = env
-        self._grip = GRIPS[env.task]
+        self._grip = _GRIPS[env.task]
         self._closed_for = 0  # actions since the fingers were told to close; 0 while they are open
         self._was_at = env.hand()[:3]
 
@@ -105,7 +103,7 @@ class ScriptedExpert:
         """Where the hand has to be, and its yaw: the fingers close across the thing's own x axis."""
         axis = conventions.matrix_of_quaternion(thing[3:])[:, 0]
         place = thing[:3] + self._grip.along * axis
-        place[2] = max(place[2] + self._grip.depth, self._grip.floor)
+        place[2] = max(place[2], self._grip.floor)
         turn = np.arctan2(axis[1], axis[0]) - self._yaw()
         symmetry = self._grip.symmetry
         return place, self._yaw() + (turn + symmetry / 2) % symmetry - symmetry / 2
