@@ -34,7 +34,10 @@ def views() -> list[tuple[Image.Image, np.ndarray]]:
     rng = np.random.default_rng(0)
     sizes = [(24, 48), (40, 28)]
     return [
-        (Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)), rng.uniform(0.5, 5, size).astype(np.float32))
+        (
+            Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)),
+            rng.uniform(0.5, 5, size).astype(np.float32),
+        )
         for size in sizes
     ]
 
@@ -48,5 +51,3 @@ def batch_of(views):
         return model.processor([image for image, _ in views], questions, [depth for _, depth in views])
 
     return build
-
-

@@ -1,10 +1,11 @@
 """The contrastive losses, against a calculation number by number, on one process and on two."""
 
 import math
+import multiprocessing
 
 import pytest
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
 
 from fathom.vlm.alignment import Alignment, image_embeddings, image_loss, patch_loss, retrieval_recall
 from fathom.vlm.config import DepthVLMConfig
@@ -43,9 +44,7 @@ def test_image_loss_is_symmetric_info_nce():
 
 def test_patch_loss_compares_within_each_image():
     (rgb, depth), sizes = pairs(count=9), [5, 4]
-    expected = [
-        info_nce(a.tolist(), b.tolist()) for a, b in zip(rgb.split(sizes), depth.split(sizes), strict=True)
-    ]
+    expected = [info_nce(a.tolist(), b.tolist()) for a, b in zip(rgb.split(sizes), depth.split(sizes), strict=True)]
     assert math.isclose(patch_loss(rgb.split(sizes), depth.split(sizes)), sum(expected) / 2, rel_tol=1e-5)
 
 
@@ -73,7 +72,12 @@ def _one_of_two(rank, folder):
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_would(tmp_path):
-    multiprocessing.spawn(_one_of_two, args=(str(tmp_path),), nprocs=2)
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=_one_of_two, args=(rank, tmp_path)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
     halves = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     rgb, depth = (tensor.requires_grad_() for tensor in pairs())
     loss = image_loss(rgb, depth)

@@ -8,13 +8,14 @@ import torch
 from fathom.config import read_json
 from fathom.errors import UserError
 from fathom.hub import local_folder
+from fathom.policies.deepvision_vla import DeepVisionVLA
 from fathom.policies.policy import Losses, Policy
 from fathom.policies.qdepth_vla import QDepthVLA
 
 POLICY_FILES = ("*.json", "*.safetensors", "depth_tokenizer/*")
 """What a saved policy consists of."""
 
-POLICIES: dict[str, type[Policy]] = {policy.kind: policy for policy in (QDepthVLA,)}
+POLICIES: dict[str, type[Policy]] = {policy.kind: policy for policy in (QDepthVLA, DeepVisionVLA)}
 
 
 def load_policy(source: str | Path, *, dtype: torch.dtype = torch.float32, **download: Any) -> Policy:

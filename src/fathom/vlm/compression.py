@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-
 Size = TypeVar("Size", int, Tensor)
 
 
@@ -30,9 +29,7 @@ def compress(
     """
     if factor == 1:
         return tokens
-    rows, columns = (
-        _low_pass(size, compressed(size, factor)).to(tokens.device) for size in (height, width)
-    )
+    rows, columns = (_low_pass(size, compressed(size, factor)).to(tokens.device) for size in (height, width))
     grid = tokens.float().unflatten(0, (height, width))
     return torch.einsum("ah,bw,hwd->abd", rows, columns, grid).flatten(0, 1).to(tokens.dtype)
 

@@ -1,6 +1,6 @@
 """What a depth-aware VLM is made of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from fathom.depth.depth_map import DepthKind, LogRange
@@ -59,7 +59,7 @@ class DepthVLMConfig:
 
     fusion: Fusion = "concat"
     depth_kind: DepthKind = "metric"
-    depth_range: LogRange = LogRange(near=0.1, far=100.0)
+    depth_range: LogRange = field(default_factory=lambda: LogRange(near=0.1, far=100.0))
     depth_tokens: DepthTokens = "encoder"
     compression: int = 1
     alpha: float = 100.0

@@ -7,7 +7,7 @@ from torch import Tensor
 from fathom.depth.depth_map import LogRange
 
 SPREAD = 4.0
-"""A depth encoder is initialised from an RGB encoder, whose inputs run from about -2 to 2: so does this times [0, 1]."""
+"""How far depth's channel spreads: from -2 to 2, like the normalised RGB that a depth encoder's first weights know."""
 
 
 def pack_millimetres(depth: Int[Tensor, "*shape height width"]) -> UInt8[Tensor, "*shape 3 height width"]:
@@ -43,9 +43,7 @@ def depth_positional_encoding(depth: Float[Tensor, "*shape"], width: int) -> Flo
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 
-def min_max(
-    depth: Float[Tensor, "cells"], known: Bool[Tensor, "cells"], alpha: float
-) -> Float[Tensor, "cells"]:
+def min_max(depth: Float[Tensor, "cells"], known: Bool[Tensor, "cells"], alpha: float) -> Float[Tensor, "cells"]:
     """The depth of one image from 0 (its smallest known value) to ``alpha`` (its largest); 0 where all are alike."""
     low = depth.masked_fill(~known, torch.inf).min()
     high = depth.masked_fill(~known, -torch.inf).max()
@@ -66,9 +64,7 @@ def pool_cells(
     return cells.sum(dim=-1) / count.clamp_min(1), count > 0
 
 
-def one_channel(
-    depth: Float[Tensor, "*shape"], depth_range: LogRange | None
-) -> Float[Tensor, "*shape"]:
+def one_channel(depth: Float[Tensor, "*shape"], depth_range: LogRange | None) -> Float[Tensor, "*shape"]:
     """Depth as one channel of a network made for normalised RGB: about -2 (near 0) to 2; 0 where it is not known.
 
     Args:

@@ -28,7 +28,7 @@ def read_image(source: ImageSource) -> Image.Image:
         UserError: the file is missing or no picture.
     """
     if isinstance(source, np.ndarray):
-        return Image.fromarray(source)
+        source = Image.fromarray(source)
     if not isinstance(source, Image.Image):
         try:
             with Image.open(source) as image:
@@ -126,7 +126,9 @@ def _one_channel(values: np.ndarray, name: str) -> Float[np.ndarray, "height wid
     return values
 
 
-def _metres(values: Float[np.ndarray, "height width"], unit: Unit | None, name: str) -> Float[np.ndarray, "height width"]:
+def _metres(
+    values: Float[np.ndarray, "height width"], unit: Unit | None, name: str
+) -> Float[np.ndarray, "height width"]:
     if unit not in (None, "m", "mm"):
         raise UserError(f"{name}: there is no unit {unit!r}: it is m or mm")
     unit = unit or ("m" if values.dtype.kind == "f" else "mm")

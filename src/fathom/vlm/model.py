@@ -136,7 +136,7 @@ class DepthVLM(nn.Module):
         attention_mask: Int[Tensor, "batch length"],
         pixel_values: Float[Tensor, "patches values"],
         image_grid_thw: Grid,
-        depth_values: Float[Tensor, "patches _"] | None,
+        depth_values: Float[Tensor, "patches _"] | None = None,
     ) -> dict[str, Any]:
         """What transformers' model is given: text, and the vision tower's features with depth fused into them."""
         features, grid = self.fused(pixel_values, image_grid_thw, depth_values)
@@ -191,9 +191,7 @@ class DepthVLM(nn.Module):
         sizes = [len(image) for image in features.pooler_output]
         features.pooler_output = [
             add_depth_positions(image, min_max(values, seen, self.config.alpha), seen)
-            for image, values, seen in zip(
-                features.pooler_output, cells.split(sizes), known.split(sizes), strict=True
-            )
+            for image, values, seen in zip(features.pooler_output, cells.split(sizes), known.split(sizes), strict=True)
         ]
         return features
 
@@ -208,9 +206,7 @@ class DepthVLM(nn.Module):
         features.hidden_states = None
         return features
 
-    def _with_depth_tokens(
-        self, features: Any, grid: Grid, depth: Float[Tensor, "patches _"]
-    ) -> tuple[Any, Grid]:
+    def _with_depth_tokens(self, features: Any, grid: Grid, depth: Float[Tensor, "patches _"]) -> tuple[Any, Grid]:
         tower = vision_tower(self.vlm)
         merge, factor = tower.config.spatial_merge_size, self.config.compression
         sizes = [(rows // merge, columns // merge) for _, rows, columns in grid.tolist()]

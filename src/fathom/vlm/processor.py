@@ -13,7 +13,6 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from fathom.depth.depth_map import DepthVideo
 from fathom.depth.estimators import Estimator
 from fathom.errors import UserError
 from fathom.vlm.config import DepthVLMConfig

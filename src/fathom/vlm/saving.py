@@ -68,7 +68,9 @@ def load_depth_vlm(
         model = _read(folder, values, dtype)
     else:
         raise UserError(f"{folder / 'config.json'} describes no depth-aware VLM, and none of {', '.join(FAMILIES)}")
-    return model.to(device=device, dtype=dtype).eval()
+    for parameter in model.parameters():  # not the buffers: positions in bf16 would be wrong
+        parameter.data = parameter.data.to(dtype)
+    return model.to(device).eval()
 
 
 def start_depth_vlm(

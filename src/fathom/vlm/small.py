@@ -44,7 +44,7 @@ def small_depth_vlm(
     texts: Iterable[str],
     *,
     family: Literal["qwen2_5_vl", "qwen3_vl"] = "qwen2_5_vl",
-    size: SmallSize = SmallSize(),  # noqa: B008 (frozen)
+    size: SmallSize = SmallSize(),
     seed: int = 0,
 ) -> DepthVLM:
     """A model with random weights; its depth encoder begins as its vision tower.

@@ -12,7 +12,7 @@ from fathom.policies.deepvision_vla.layout import Layout
 from .conftest import observation_of
 
 CAMERAS = ("main", "wrist")
-IMAGE = 261  # an id that the text does not use
+IMAGE = 100  # a byte that no instruction here has
 
 
 @pytest.fixture

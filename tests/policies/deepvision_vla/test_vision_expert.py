@@ -49,7 +49,7 @@ def test_an_expert_that_reads_nothing_else_is_dinov3(which, make_policy, make_ba
     stream = policy.mixture.streams["expert"]
     torch.manual_seed(1)
     theirs = DINOv3ViTModel(expert.dinov3()).eval()
-    for name, parameter in theirs.named_parameters():
+    for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     stream.own.load_state_dict({n.replace("model.layer.", "layers."): t for n, t in theirs.state_dict().items()})
     embedding = torch.zeros(64, 24)

@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from fathom.errors import UserError
-from fathom.simulation.libero.expert_grasp import WIDEST, Boxes, plan_grasp, top_between, turn_between
+from fathom.simulation.libero.expert_grasp import WIDEST, Boxes, is_under, plan_grasp, top_between, turn_between
 from fathom.simulation.libero.expert_skills import from_above
 from fathom.simulation.libero.suite import LIBERO_SUITES
 from fathom.simulation.noise import ExpertNoise
@@ -94,6 +94,14 @@ def test_only_what_is_near_the_way_is_in_the_way() -> None:
     assert top_between(boxes, start, end / 4, 0.05) == -np.inf
 
 
+def test_what_is_under_a_drawer_cannot_be_lifted() -> None:
+    thing = upright((0.0, 0.0, 0.05, 0.05, 0.05, 0.05))
+    assert is_under(thing, upright((0.1, 0.0, 0.2, 0.06, 0.06, 0.02)), 0.0)
+    assert not is_under(thing, upright((0.2, 0.0, 0.2, 0.06, 0.06, 0.02)), 0.0)
+    assert not is_under(thing, upright((0.0, 0.0, -0.02, 0.5, 0.5, 0.02)), 0.0)
+    assert not is_under(thing, NOTHING, 0.0)
+
+
 def test_a_target_is_reached_from_above() -> None:
     hand, target, clear = np.array([0.0, 0.0, 0.02]), np.array([0.3, 0.1, 0.05]), 0.2
     for _ in range(200):
@@ -139,6 +147,7 @@ def solved(suite: str, task: int, state: int, noise: float = 0.0, let_go: range 
         ("libero_spatial", 4),  # in a drawer
         ("libero_spatial", 9),  # on a cabinet, at the end of the arm's reach
         ("libero_goal", 0),  # opens a drawer
+        ("libero_goal", 3),  # opens a drawer and fills it
         ("libero_goal", 5),  # drags a plate
         ("libero_goal", 7),  # turns a knob
         ("libero_goal", 9),  # carries a bottle

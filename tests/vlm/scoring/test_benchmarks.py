@@ -185,8 +185,12 @@ class TestMSMU:
 
     @pytest.mark.parametrize(
         ("kind", "response", "answer", "official", "fixed"),
-        [("count", "0", "0", 0, 100), ("count", "There are none", "0", 0, 100), ("absolute_distance", "-2 m", "2 m", 100, 0)],
-    )  # fmt: skip
+        [
+            ("count", "0", "0", 0, 100),
+            ("count", "There are none", "0", 0, 100),
+            ("absolute_distance", "-2 m", "2 m", 100, 0),
+        ],
+    )
     def test_errors_of_the_released_script(self, write, kind, response, answer, official, fixed) -> None:
         path = write(msmu(kind, response, answer))
         assert score_file(path, "msmu", "official").per_type == {kind: official}

@@ -21,6 +21,7 @@ TALLER = "Between the wooden table and the black chair, which one is taller?"
         ("There is no lamp.", False),
         ("I cannot tell.", None),
         ("I don't know", None),
+        ("Not sure", None),
         ("The table.", None),
         ("North of it", None),
     ],

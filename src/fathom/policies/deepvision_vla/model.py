@@ -4,7 +4,7 @@ Source: arXiv 2603.15618; without the expert it is the baseline QwenVLA-OFT.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ from fathom.policies.deepvision_vla.depth import depth_losses
 from fathom.policies.deepvision_vla.fusion import WholeExpert
 from fathom.policies.deepvision_vla.inputs import Inputs
 from fathom.policies.deepvision_vla.layout import Layout
+from fathom.policies.deepvision_vla.outcome import AlignedLosses, Outcome
 from fathom.policies.deepvision_vla.pictures import expert_picture, square, tower_picture
 from fathom.policies.deepvision_vla.prompt import ChatTokenizer, fixed_words
 from fathom.policies.deepvision_vla.pruning import Pruner
@@ -35,37 +36,6 @@ from fathom.policies.qdepth_vla.depth_targets import check_fits
 from fathom.policies.qdepth_vla.experts import DepthHead
 from fathom.policies.text import TextTokenizer
 from fathom.weights import load_weights, parameters_unset, put_in_corner, save_weights
-
-
-@dataclass(frozen=True)
-class AlignedLosses(Losses):
-    """The losses of a policy whose image tokens are trained to resemble a vision expert's.
-
-    Attributes:
-        alignment: weighted, as it is added.
-    """
-
-    alignment: Float[Tensor, ""] | None = None
-
-    def total(self, depth_weight: float) -> Float[Tensor, ""]:
-        """See :class:`Losses`."""
-        rest = super().total(depth_weight)
-        return rest if self.alignment is None else rest + self.alignment
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one pass gives.
-
-    Attributes:
-        actions: the chunk, in normalised units.
-        depth: the depth expert's output, where there is one.
-        image: the image tokens as they leave the middle layer of the language model, in each camera's order.
-    """
-
-    actions: Float[Tensor, "batch horizon action"]
-    depth: Float[Tensor, "batch tokens width"] | None
-    image: Float[Tensor, "batch cameras tokens width"]
 
 
 class DeepVisionVLA(Policy):
@@ -89,6 +59,11 @@ class DeepVisionVLA(Policy):
         depth_tokenizer: DepthTokenizer | None = None,
     ) -> None:
         super().__init__()
+        if text_tokenizer and (config.prompt == "chat") != isinstance(text_tokenizer, ChatTokenizer):
+            raise ValueError(
+                f"prompt is {config.prompt!r}: 'chat' needs Qwen's own text tokenizer, which comes with imported "
+                "weights, and 'plain' another"
+            )
         self.config = config
         self.normalization = normalization
         self.text_tokenizer = text_tokenizer

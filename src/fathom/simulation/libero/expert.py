@@ -8,6 +8,9 @@ from fathom.simulation.libero.expert_furniture import Drag, OpenDrawer, TurnKnob
 from fathom.simulation.libero.expert_scene import Scene
 from fathom.simulation.libero.expert_skills import PickAndPlace, Skill
 
+ENOUGH = 0.04
+"""Metres that a drawer may stay short of its end when something is put into it: 0.12 of 0.16 are open then."""
+
 
 class LiberoExpert:
     """Makes the predicates of a task's goal true, one after the other.
@@ -37,6 +40,6 @@ class LiberoExpert:
             case ["on" | "in", thing, place]:
                 if scene.owner(place) is None and scene.is_flat(thing):
                     return [Drag(scene, fact)]
-                opened = [OpenDrawer(scene, place)] if scene.in_drawer(place) else []
+                opened = [OpenDrawer(scene, place, left=ENOUGH)] if scene.in_drawer(place) else []
                 return [*opened, PickAndPlace(scene, fact)]
         raise UserError(f"no scripted expert can make `{' '.join(fact)}` true: choose another task.")

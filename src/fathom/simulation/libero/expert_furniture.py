@@ -12,10 +12,18 @@ TILT = 0.35
 
 
 class OpenDrawer(Skill):
-    """Takes the handle of a drawer from the front and pulls; the fact is (``open``, region in the drawer)."""
+    """Takes the handle of a drawer from the front and pulls; the fact is (``open``, region in the drawer).
 
-    def __init__(self, scene: Scene, drawer: str) -> None:
+    Args:
+        scene: the world.
+        drawer: a region in it.
+        left: how much further it would open when that is enough, in metres. LIBERO calls a drawer open that would open
+            less than 0.02 further. Farther out than needed, it would be in the way.
+    """
+
+    def __init__(self, scene: Scene, drawer: str, left: float = 0.0) -> None:
         super().__init__(scene, ["open", drawer], drawer)
+        self._left = left
         self._freed = False
 
     @property
@@ -24,6 +32,9 @@ class OpenDrawer(Skill):
         away = bool(np.linalg.norm(self._scene.hand - self._handle()) > 0.1)
         self._freed = self._freed or (super().done and away)
         return self._freed
+
+    def _achieved(self) -> bool:
+        return self._scene.joint_left(self._held) < self._left + 0.02
 
     def _reach(self) -> Array:
         handle = self._handle()
@@ -41,7 +52,7 @@ class OpenDrawer(Skill):
 
     def _work(self) -> Array:
         scene = self._scene
-        if scene.joint_left(self._held) < 0.004:
+        if scene.joint_left(self._held) < self._left + 0.004:
             self._grip(False)
             return self._stay()
         return scene.move(scene.hand + UNIT * self._out(), scene.hand_axes[:, 0], True, scene.hand_axes[:, 2])

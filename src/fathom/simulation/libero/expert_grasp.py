@@ -24,8 +24,13 @@ RIM_DEPTH = 0.026
 
 UP = np.array([0.0, 0.0, 1.0])
 
-_HAND = ((0.051, 0.0, 0.025), (0.051, 0.035, 0.025), (0.08, 0.07, 0.045), (0.08, 0.13, 0.045), (0.0, 0.17, 0.08))
-"""Points of an open finger, of the palm's side and of the wrist: metres aside of the grasp, above it, from obstacles."""
+_FINGER, _PALM, _WRIST = (0.051, 0.025), (0.08, 0.045), (0.0, 0.08)
+_HAND = (
+    *((_FINGER, above) for above in (0.0, 0.035, 0.1, 0.17)),
+    *((_PALM, above) for above in (0.07, 0.13, 0.19)),
+    (_WRIST, 0.17),
+)
+"""Points of the hand on its way down: (metres aside of the grasp, metres from obstacles), metres above the grasp."""
 
 RIM_INSET = 0.012
 """A rim is taken with the hand this far inside it, so that the outer finger needs little room."""
@@ -147,7 +152,7 @@ def _crowding(grasp: Grasp, obstacles: Boxes) -> float:
     """Metres by which open fingers and palm come nearer to obstacles than they should."""
     total = 0.0
     for sign in (-1, 1):
-        for aside, above, enough in _HAND:
+        for (aside, enough), above in _HAND:
             total += max(0.0, enough - obstacles.distance(grasp.point + sign * aside * grasp.axis + above * UP))
     return total
 

@@ -64,7 +64,7 @@ class Skill(ABC):
         if not self._closed:
             if self._since <= OPENING:
                 return self._stay()
-            return self._leave() if self._scene.true(self._fact) else self._reach()
+            return self._leave() if self._achieved() else self._reach()
         if self._has_hold():
             return self._work()
         if self._since > CLOSING or self._scene.opening < SHUT:
@@ -75,7 +75,11 @@ class Skill(ABC):
     @property
     def done(self) -> bool:
         """Whether another skill may begin."""
-        return self._scene.true(self._fact) and not self._closed and self._since > OPENING
+        return self._achieved() and not self._closed and self._since > OPENING
+
+    def _achieved(self) -> bool:
+        """Whether there is nothing left to do for a hand that holds nothing."""
+        return self._scene.true(self._fact)
 
     @abstractmethod
     def _reach(self) -> Array:
@@ -95,6 +99,7 @@ class Skill(ABC):
         return self._scene.move(hand, axes[:, 0], self._closed, axes[:, 2])
 
     def _has_hold(self) -> bool:
+        """Whether the fingers hold the thing; called once per action, because a short loss of touch is forgiven."""
         touched = self._scene.holds(self._held)
         if touched and (self._held_for or self._scene.finger_speed < STILL):
             self._held_for = LOST

@@ -19,7 +19,12 @@ class Answerer(Protocol):
     """What can be asked: `fathom.vlm.model.DepthVLM` is one."""
 
     def answer(self, image: Image.Image, question: str, depth: Path | None = None) -> str:
-        """What it says to a question about an RGB picture; ``depth`` is a 16-bit PNG in millimetres, if there is one."""
+        """What it says to a question about an RGB picture.
+
+        Args:
+            depth: a 16-bit PNG in millimetres, where the benchmark brings one.
+        """
+        ...
 
 
 def answer_questions(model: Answerer, questions: Sequence[Question], predictions: Path) -> None:

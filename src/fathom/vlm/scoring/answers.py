@@ -41,11 +41,12 @@ _SPELLED = {"kilo": "km", "deci": "dm", "centi": "cm", "milli": "mm", "met": "m"
     "inch": "in", "foot": "ft", "feet": "ft", "yard": "yd", "mile": "mi",
 }  # fmt: skip
 
+# of at most 15 digits before the point: what is longer is no measure, and need not become a float
 _NUMBER = r"""
-    (?:\d+\s+)?\d+/0*[1-9]\d*
-    | (?<!\d,)[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?(?!\d|,\d)
-    | (?<![\d.],)\d+,\d+(?!\d|[.,]\d)
-    | (?:\d+(?:\.\d+)?|\.\d+)(?:e[+-]?\d+)?
+    (?:\d{1,9}\s+)?\d{1,9}/0*[1-9]\d{0,9}
+    | (?<!\d,)[1-9]\d{0,2}(?:,\d{3}){1,4}(?:\.\d{1,40})?(?!\d|,\d)
+    | (?<![\d.],)\d{1,15},\d{1,40}(?!\d|[.,]\d)
+    | (?:\d{1,15}(?:\.\d{1,40})?|\.\d{1,40})(?:e[+-]?\d{1,2})?
 """
 # "in" is mostly a preposition: "there are 2 in the picture"
 _IN = (

@@ -19,7 +19,8 @@ _YES = r"yes|yeah|yep|indeed|correct|true|certainly|absolutely|definitely|of cou
 _NO = r"no|nope|not|none|nothing|cannot|\w+n't|incorrect|false|wrong|untrue|neither|never"
 _DECIDING = re.compile(rf"\b(?:(?P<denied>(?:not|n't)\s+(?:{_YES}))|(?P<yes>{_YES})|(?P<no>{_NO}))\b")
 _UNSURE = re.compile(
-    r"\b(?:don't|do not|can't|cannot|not able to|unable to) (?:know|tell|say|determine|answer|be sure)\b"
+    r"\b(?:not (?:sure|certain|clear)|unsure|unclear|unknown"
+    r"|(?:don't|do not|can't|cannot|not able to|unable to) (?:know|tell|say|determine|answer|be sure))\b"
 )
 _ASKS_YES_OR_NO = re.compile(r"\s*(?:(?:is|are|was|were|do|does|did|can|could|has|have|will|would)\b|.*[.,!]\s*is\b)")
 

@@ -40,13 +40,16 @@ _SHARE = re.compile(  # half a meter, three quarters of a meter
 )
 _ARTICLE = re.compile(rf"\ban?\s+(?=(?:{SPELLED_UNITS})\b)")  # a meter
 
+_MARKUP = re.compile(r"\\(?:text|mathrm|boxed)\s*\{([^{}]*)\}")  # of LaTeX, as models like to write it
+_SPACE = re.compile(r"\\[,;:! ()]|\$")
 _SIGNS = str.maketrans(
     {"−": "-", "‒": "-", "–": "-", "—": "-", "×": "x", "′": "'", "’": "'", "‘": "'", "″": '"', "”": '"', "“": '"'}
 )
 
 
 def in_digits(text: str) -> str:
-    """``text`` in lower case with its spelled numbers as digits and its dashes, primes and fractions in ASCII."""
+    """``text`` in lower case, without markup, its spelled numbers as digits, its dashes and fractions in ASCII."""
+    text = _SPACE.sub(" ", _MARKUP.sub(r" \1 ", text.replace("**", "")))
     text = "".join(_plain(character) for character in text).lower().translate(_SIGNS).replace("''", '"')
     text = _SPELLED.sub(_spelled, text)
     text = _UNIT_MIXED.sub(lambda m: f"{_number(m['whole']) + _share(m)} {m['unit']}", text)

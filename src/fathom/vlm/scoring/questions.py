@@ -42,7 +42,7 @@ def read_questions(benchmark: str, path: Path) -> list[Question]:
     Args:
         path: the folder to which the benchmark was downloaded. ``msmu``: with ``test.parquet``; ``spatialbench``: with
             ``positional.json`` … and their picture folders; ``depthlm``: with one ``.jsonl`` and its pictures;
-            ``spatialrgpt``: with ``SpatialRGPT-Bench_v1.json`` and the pictures of omni3d. A file counts for its folder.
+            ``spatialrgpt``: with ``SpatialRGPT-Bench_v1.json`` and the pictures of omni3d. The file itself will do.
 
     Raises:
         UserError: a file, field or picture's entry is missing or wrong, or there is no question.
@@ -94,14 +94,9 @@ def _depthlm(path: Path) -> Iterator[Question]:
 def _spatialrgpt(path: Path) -> Iterator[Question]:
     for line in _entries(_file_of(path, "SpatialRGPT-Bench*.json")):
         file = line.path.parent / line.inside("image_info").text("file_path")
-        known = {
-            "question_id": line.text("id"),
-            "question": line.text("text_q"),
-            "gt": _conversation(line)[1],
-            "qa_info": line.inside("qa_info").fields,
-        }
-        picture = partial(_boxed, line, file, _boxes(line))
-        yield Question(known, known["question"], picture, response="pred")
+        question, about = line.text("text_q"), line.inside("qa_info").fields
+        known = {"question_id": line.text("id"), "question": question, "gt": _conversation(line)[1], "qa_info": about}
+        yield Question(known, question, partial(_boxed, line, file, _boxes(line)), response="pred")
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Question]]] = {
@@ -115,10 +110,11 @@ _READERS: dict[str, Callable[[Path], Iterator[Question]]] = {
 def _conversation(line: Line) -> tuple[str, str]:
     """A question and its answer: the first two turns; the picture's place in the question is left out."""
     turns = line.fields.get("conversations")
-    texts = [turn.get("value") for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
-    if len(texts) < 2 or not all(isinstance(text, str) for text in texts[:2]):
+    values = [turn.get("value") for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+    texts = [value.replace("<image>", "").strip() for value in values[:2] if isinstance(value, str)]
+    if len(texts) < 2:
         raise line.refused("conversations", "a question and its answer, each with its text in 'value'")
-    return texts[0].replace("<image>", "").strip(), texts[1].strip()
+    return texts[0], texts[1]
 
 
 def _only(line: Line, name: str) -> str:
