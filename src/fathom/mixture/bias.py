@@ -24,9 +24,9 @@ class LogitBias(nn.Module):
 
     def __init__(self, pairs: Visibility, steps: Sequence[int], start: float) -> None:
         super().__init__()
-        self.pairs = pairs
+        self.pairs, self.start = pairs, float(start)
         self.row = {step: row for row, step in enumerate(steps)}
-        self.values = nn.Parameter(torch.full((len(steps),), float(start)))
+        self.values = nn.Parameter(torch.full((len(steps),), self.start))
 
     def forward(self, step: int, queries: Sequence[str], keys: Sequence[Span]) -> Float[Tensor, "queries keys"] | None:
         """What is added in this step; ``None`` where nothing is."""

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Pass:
     """One pass of blocks through a mixture, which :meth:`advance` takes one joint step further.
 
-    Between two steps it can be looked at and changed: the attention of the step before is at hand, tokens can be
-    added to, and dropped. What is left out of the way stays as it was in the steps that are done.
+    Between two steps it can be looked at and changed: the attention of the step before is at hand, something can be
+    added to a block, and tokens can be dropped. The steps that are done stay as they were.
 
     Attributes:
         place: the joint step that comes next, as a place in the mixture's plan.

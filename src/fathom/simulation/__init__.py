@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from fathom.errors import UserError
 from fathom.simulation.libero.suite import LIBERO_SUITES
 from fathom.simulation.metaworld.suite import MetaWorld
+from fathom.simulation.simpler.suite import SIMPLER_SUITES
 from fathom.simulation.suite import Suite
 
 if TYPE_CHECKING:
     from fathom.simulation.environment import Environment
 
-SUITES: dict[str, Suite] = {suite.name: suite for suite in (MetaWorld(), *LIBERO_SUITES)}
+SUITES: dict[str, Suite] = {suite.name: suite for suite in (MetaWorld(), *LIBERO_SUITES, *SIMPLER_SUITES)}
 """The suites by name."""
 
 TRAINING_SEED, VALIDATION_SEED = 0, 5_000

@@ -60,6 +60,22 @@ def test_a_saved_policy_acts_and_sees_as_before(name, make_policy, make_batch, t
     assert suffixes == {".json", ".safetensors"}
 
 
+@pytest.mark.parametrize("name", ["paper", "both at once"])
+def test_in_bf16_it_is_nearly_the_same(name, make_policy, make_batch, tmp_path):
+    """As large policies act, and as they train: weights in bf16, and autocast."""
+    policy, batch = make_policy(**VARIANTS[name]).eval(), make_batch()
+    policy.save(tmp_path)
+    half = load_policy(tmp_path, dtype=torch.bfloat16)
+    exact = policy.sample_actions(observation_of(batch))
+    torch.testing.assert_close(half.sample_actions(observation_of(batch)), exact, atol=0.05, rtol=0)
+    expected = policy.loss(batch).total(0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = policy.loss(batch).total(0.1)
+    loss.backward()
+    torch.testing.assert_close(loss, expected, atol=0.05, rtol=0.02)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in policy.parameters())
+
+
 def test_every_part_learns(make_policy, make_batch):
     """All that anything reads has a gradient: tower, DeepStack, language model, expert, alignments, bias."""
     policy = make_policy(depth=DEPTH, proprio=True)

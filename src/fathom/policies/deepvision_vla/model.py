@@ -27,7 +27,7 @@ from fathom.policies.deepvision_vla.inputs import Inputs
 from fathom.policies.deepvision_vla.layout import Layout
 from fathom.policies.deepvision_vla.outcome import AlignedLosses, Outcome
 from fathom.policies.deepvision_vla.pictures import expert_picture, square, tower_picture
-from fathom.policies.deepvision_vla.prompt import ChatTokenizer, fixed_words
+from fathom.policies.deepvision_vla.prompt import ChatTokenizer, fixed_words, tokenizer_kind
 from fathom.policies.deepvision_vla.pruning import Pruner
 from fathom.policies.deepvision_vla.streams import build_mixture, expert_blocks, joint_steps
 from fathom.policies.deepvision_vla.vision_tower import VisionTower
@@ -182,7 +182,7 @@ class DeepVisionVLA(Policy):
                 "(fathom train DATASET --init, with a tokenizer), not a policy yet"
             )
         tokenizer = DepthTokenizer.load(folder / "depth_tokenizer") if config.depth else None
-        text = (ChatTokenizer if config.prompt == "chat" else TextTokenizer).load(folder)
+        text = tokenizer_kind(config).load(folder)
         with parameters_unset(dtype):
             policy = cls(config, Normalization.load(folder), text, tokenizer)
         load_weights(policy, folder / "model.safetensors", without=["depth_tokenizer"])

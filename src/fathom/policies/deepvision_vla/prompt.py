@@ -61,6 +61,11 @@ class ChatTokenizer(TextTokenizer):
         return number
 
 
+def tokenizer_kind(config: object) -> type[TextTokenizer]:
+    """The text tokenizer that a policy of this configuration is saved with."""
+    return ChatTokenizer if getattr(config, "prompt", "plain") == "chat" else TextTokenizer
+
+
 def fixed_words(tokenizer: TextTokenizer) -> tuple[int, ...]:
     """The ids that are the same in every prompt of this tokenizer."""
     return tokenizer.words if isinstance(tokenizer, ChatTokenizer) else ()

@@ -118,11 +118,11 @@ class Drag(Skill):
         plate, region = scene.position(self._held), scene.position(self._region)
         way = (region - plate) * (1, 1, 0)
         way /= np.linalg.norm(way)
-        inside = plate + 0.015 * way + (0.0, 0.0, TIP + 0.003)
+        inside = plate + 0.015 * way + (0.0, 0.0, TIP - 0.005)
         off = scene.hand - inside
         ahead = off @ way
         if -0.03 < ahead < 0.06 and np.linalg.norm((off - ahead * way)[:2]) < 0.02 and off[2] < NEAR:
-            return scene.move(inside + (ahead + UNIT) * way, scene.hand_axes[:, 0], True)
+            return scene.move(inside + (ahead + 0.6 * UNIT) * way, scene.hand_axes[:, 0], True)
         return scene.move(from_above(scene.hand, inside, inside[2] + 0.1, 0.006), scene.hand_axes[:, 0], True)
 
     def _work(self) -> Array:

@@ -147,9 +147,10 @@ class PickAndPlace(Skill):
         scene = self._scene
         at, place = scene.position(self._held), scene.position(self._place)
         others = scene.obstacles(self._held)
-        if is_under(scene.boxes(self._held), others, 0.01):
+        bottom = float(scene.boxes(self._held).bounds()[0][:, 2].min())
+        if bottom < scene.floor + 0.05 and is_under(scene.boxes(self._held), others, 0.01):
             return self._come_out()
-        hang = scene.hand[2] - scene.boxes(self._held).bounds()[0][:, 2].min()
+        hang = float(scene.hand[2]) - bottom
         target = np.append((scene.hand + place - at)[:2], self._release_height(hang))
         if np.linalg.norm((place - at)[:2]) < 0.015 and scene.hand[2] < target[2] + 0.008:
             self._grip(False)
