@@ -124,6 +124,19 @@ def test_half_the_bits_keep_the_positions_whole(make, batch_of, tmp_path):
         assert torch.allclose(half(**batch_of(half)).logits.float(), model(**batch_of(model)).logits, atol=0.1)
 
 
+@pytest.mark.parametrize("fusion", ["concat", "adapter", "positional", "rgbd"])
+def test_a_vlm_in_bf16_is_tuned_by_parts_in_fp32(base, views, fusion):
+    model = start_depth_vlm(base, DepthVLMConfig(fusion=fusion, lora=LoRA(rank=2)), dtype=torch.bfloat16).train()
+    kernel = "vlm.model.visual.patch_embed."  # a part of the VLM itself
+    types = {name: p.dtype for name, p in model.depth_parameters().items() if not name.startswith(kernel)}
+    assert set(types.values()) == {torch.float32} and model.vlm.dtype == torch.bfloat16
+    image, depth = views[0]
+    turns = [{"role": "user", "content": TEXTS[0]}, {"role": "assistant", "content": TEXTS[1]}]
+    model(**model.processor([image], [turns], [depth])).loss.backward()
+    gradients = [p.grad for p in model.parameters() if p.requires_grad]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+
+
 def test_bad_folders_are_told_in_one_sentence(make, tmp_path, base):
     with pytest.raises(UserError, match="no such folder"):
         load_depth_vlm(tmp_path / "nowhere")

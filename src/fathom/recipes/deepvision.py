@@ -42,7 +42,7 @@ def deepvision_libero() -> DeepVisionRecipe:
 
 
 def deepvision_metaworld() -> DeepVisionRecipe:
-    """From scratch on Meta-World's demonstrations, thirty million parameters: for an accelerator."""
+    """From scratch on Meta-World's demonstrations, 36 million parameters: for an accelerator."""
     policy = DeepVisionVLAConfig(
         horizon=8,
         vision=TowerConfig(

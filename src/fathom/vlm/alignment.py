@@ -112,7 +112,7 @@ def retrieval_recall(
     A partner that is no nearer than another does not come before it: features that are all alike find nothing.
     """
     similarity = F.normalize(rgb.double(), dim=-1) @ F.normalize(depth.double(), dim=-1).T
-    recalls = {}
+    recalls: dict[str, float] = {}
     for name, scores in (("rgb_to_depth", similarity), ("depth_to_rgb", similarity.T)):
         partner = scores.diagonal()[:, None]
         rank = (scores >= partner - 1e-9).sum(dim=-1)  # 1e-9: equal features differ by rounding

@@ -118,14 +118,9 @@ def spread_layers(depth: int, count: int) -> list[int]:
 def add_depth_channel(tower: Any) -> None:
     """``rgbd``: the patch embedding reads a fourth channel, whose kernel is zero: so far nothing changes."""
     embed = tower.patch_embed
-    old = embed.proj
-    new = nn.Conv3d(4, old.out_channels, old.kernel_size, old.stride, bias=old.bias is not None)
-    new = new.to(device=old.weight.device, dtype=old.weight.dtype)
-    new.weight.zero_()
-    new.weight[:, :3] = old.weight
-    if old.bias is not None:
-        new.bias.copy_(old.bias)
-    embed.proj = new
+    kernel = embed.proj.weight
+    embed.proj.weight = nn.Parameter(torch.cat([kernel, torch.zeros_like(kernel[:, :1])], dim=1))
+    embed.proj.in_channels = 4
     embed.in_channels = tower.config.in_channels = 4
 
 

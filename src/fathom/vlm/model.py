@@ -165,7 +165,9 @@ class DepthVLM(nn.Module):
             ``pooler_output`` holds the tokens of each picture, for ``concat`` with those of its depth behind; the grid
             has a row for each.
         """
-        if self.config.fusion != "none" and depth is None:
+        if self.config.fusion == "none":
+            return self._rgb_features(pixel_values, grid), grid
+        if depth is None:
             raise ValueError(f"fusion = {self.config.fusion} needs depth_values")
         match self.config.fusion:
             case "rgbd":
@@ -177,8 +179,6 @@ class DepthVLM(nn.Module):
                 return self._with_adapter(pixel_values, grid, depth), grid
             case "concat":
                 return self._with_depth_tokens(self._rgb_features(pixel_values, grid), grid, depth)
-            case _:
-                return self._rgb_features(pixel_values, grid), grid
 
     def _rgb_features(self, pixels: Float[Tensor, "patches values"], grid: Grid, **options: Any) -> Any:
         return self.vlm.model.get_image_features(pixels, grid, return_dict=True, **options)

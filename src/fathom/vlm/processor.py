@@ -59,7 +59,9 @@ class DepthVLMProcessor:
     @property
     def image_token_id(self) -> int:
         """What the tokens of pictures, and of depth, are called in ``input_ids``."""
-        return int(self.tokenizer.convert_tokens_to_ids(IMAGE))
+        number = self.tokenizer.convert_tokens_to_ids(IMAGE)
+        assert isinstance(number, int)  # of one token one number
+        return number
 
     def __call__(
         self,
@@ -204,7 +206,7 @@ class DepthVLMProcessor:
         if messages[-1]["role"] != "assistant":
             yield self._render(messages, asks=True)[len(said) :], False
 
-    def _render(self, messages: Sequence[Mapping[str, Any]], *, asks: bool) -> str:
+    def _render(self, messages: list[dict[str, Any]], *, asks: bool) -> str:
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asks))
 
 

@@ -7,6 +7,12 @@ from fathom.simulation.libero.expert_grasp import TIP, UP, plan_grasp
 from fathom.simulation.libero.expert_scene import DOWN, UNIT, Scene
 from fathom.simulation.libero.expert_skills import NEAR, SLOPE, Skill, from_above
 
+PRESS = 0.005
+"""Metres below a plate's surface that the fingertips aim at: pressed down, they do not slip over its rim."""
+
+SLOWLY = 0.6
+"""Share of the greatest speed at which a plate is dragged."""
+
 TILT = 0.35
 """How much of the hand's direction points down while it takes a handle from the front."""
 
@@ -118,11 +124,11 @@ class Drag(Skill):
         plate, region = scene.position(self._held), scene.position(self._region)
         way = (region - plate) * (1, 1, 0)
         way /= np.linalg.norm(way)
-        inside = plate + 0.015 * way + (0.0, 0.0, TIP - 0.005)
+        inside = plate + 0.015 * way + (0.0, 0.0, TIP - PRESS)
         off = scene.hand - inside
         ahead = off @ way
         if -0.03 < ahead < 0.06 and np.linalg.norm((off - ahead * way)[:2]) < 0.02 and off[2] < NEAR:
-            return scene.move(inside + (ahead + 0.6 * UNIT) * way, scene.hand_axes[:, 0], True)
+            return scene.move(inside + (ahead + SLOWLY * UNIT) * way, scene.hand_axes[:, 0], True)
         return scene.move(from_above(scene.hand, inside, inside[2] + 0.1, 0.006), scene.hand_axes[:, 0], True)
 
     def _work(self) -> Array:

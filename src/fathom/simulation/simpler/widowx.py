@@ -172,9 +172,10 @@ class WidowXEnv(Environment):
 def _make_world(name: str, quality: Quality, image_size: int) -> Any:
     """ManiSkill's environment without its wrappers, which would ask on the terminal whether to download assets."""
     import mani_skill.envs  # noqa: F401 (this registers them)
+    from mani_skill.utils.logging_utils import logger
     from mani_skill.utils.registration import REGISTERED_ENVS
 
-    logging.getLogger("mani_skill").setLevel(logging.ERROR)  # it warns of its own tasks' settings
+    logger.setLevel(logging.ERROR)  # it warns of its own tasks' settings
     # ManiSkill keeps these on the class, where environments side by side would spoil each other's; pictures are ours.
     own = {"SUPPORTED_OBS_MODES": ["none"], "rgb_overlay_mode": "none", "_objects_to_remove_from_greenscreen": []}
     world_class: Any = type(name, (REGISTERED_ENVS[name].cls,), own | {"_rgb_overlay_images": {}})
