@@ -32,6 +32,10 @@ class Block:
         """What a mask needs to know of this block."""
         return Span(self.name, len(self), self.valid)
 
+    def with_hidden(self, hidden: Float[Tensor, "batch tokens width"]) -> "Block":
+        """The block with other contents."""
+        return Block(self.name, hidden, self.positions, self.valid)
+
     def select(self, index: Int[Tensor, "batch kept"]) -> "Block":
         """The block with only the tokens that ``index`` names, in its order."""
         valid = None if self.valid is None else self.valid.gather(1, index)

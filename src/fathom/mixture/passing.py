@@ -1,7 +1,7 @@
 """Blocks on their way through a mixture."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -92,7 +92,7 @@ class Pass:
 
     def add(self, block: str, values: Float[Tensor, "batch tokens width"]) -> None:
         """Add to the tokens of a block, as residual branches do."""
-        self._change(lambda old: replace(old, hidden=old.hidden + values) if old.name == block else old, [block])
+        self._change(lambda old: old.with_hidden(old.hidden + values) if old.name == block else old, [block])
 
     def select(self, kept: Mapping[str, Int[Tensor, "batch kept"]]) -> None:
         """Keep only some tokens of some blocks, from here on; the others are gone, not masked."""
@@ -102,7 +102,7 @@ class Pass:
     def _change(self, change: Callable[[Block], Block], blocks: Collection[str]) -> None:
         for name in {self._mixture.stream_of[block] for block in blocks}:
             run = self._runs[name]
-            now = [replace(block, hidden=run.pieces()[block.name]) for block in run.blocks]
+            now = [block.with_hidden(run.pieces()[block.name]) for block in run.blocks]
             self._runs[name] = _Run(run.stream, [change(block) for block in now])
 
     # ------------------------------------------------------------------------------------------ one joint step

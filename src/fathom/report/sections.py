@@ -85,7 +85,7 @@ def clips(run: Run) -> str:
     for episode in result.episodes:
         path = run.folder / "eval" / OURS / "clips" / f"{episode.task}-{episode.init_state:02d}.mp4"
         if episode.task not in shown and path.is_file():
-            instruction = SUITES[result.suite].instructions[episode.task]
+            instruction = SUITES[result.suite].instructions.get(episode.task, episode.task)
             shown[episode.task] = clip(path.read_bytes(), instruction, episode.success)
     if not shown:
         return ""

@@ -36,26 +36,25 @@ class Pruner:
         prefix: int,
         text_valid: Bool[Tensor, "batch text"],
     ) -> None:
-        self.guide, self.layers = pruning.guide, config.guiding
+        self.guide, self.layers = pruning.guide, tuple(config.guiding)
         self.blocks, self.layout = expert_blocks(config), Layout.of(config)
         self.grid, self.prefix, self.count = expert.grid, prefix, pruning.kept(expert.grid**2)
         self.text_valid = text_valid
         self.maps: list[Float[Tensor, "batch cameras side side"]] = []
 
-    @torch.no_grad()
     def watch(self, passing: Pass, step: dict[str, int]) -> None:
         """Take the attention of the step that was just done, if it is that of a guiding layer."""
         stream = "expert" if self.guide == "cls" else "vlm"
-        if step.get(stream) in self.layers:
+        if step.get(stream) not in self.layers:
+            return
+        with torch.no_grad():
             self.maps.append(self._of_cls(passing) if stream == "expert" else self._of_text(passing))
 
-    @torch.no_grad()
     def scores(self) -> Float[Tensor, "batch cameras grid grid"]:
         """How much each of the expert's patches was attended to."""
         mean = torch.stack(self.maps).mean(0)
         return F.interpolate(mean, (self.grid, self.grid), mode="bilinear", align_corners=False)
 
-    @torch.no_grad()
     def kept(self) -> dict[str, Int[Tensor, "batch kept"]]:
         """For each block of the expert the tokens that stay, in their order: what comes before the patches, and the
         most attended patches."""
