@@ -84,17 +84,17 @@ def examine_suite(name: str, sim_python: Path | None = None) -> Iterator[Finding
             workers.send(0, Call(None, function, arguments))
             return workers.receive()[1]
 
-        found = ask(versions, name).value or {}
-        yield Finding(name, ", ".join(f"{package} {version}" for package, version in found.items()))
         try:
-            answer = ask(look, name, task)
+            found, seen = ask(versions, name), ask(look, name, task)
         except UserError as error:  # the suite's own sentence, which ends with how to mend it
-            yield Finding("simulator", "cannot be used", mend=str(error))
+            yield Finding(name, "cannot be used", mend=str(error))
             return
-    if answer.error is None:
-        yield Finding("simulator", f"{task}: {answer.value}")
+    yield Finding(name, ", ".join(f"{package} {version}" for package, version in (found.value or {}).items()))
+    if seen.error is None:
+        yield Finding("simulator", f"{task}: {seen.value}")
     else:
-        yield Finding("simulator", f"{task} cannot be built", mend=answer.error.strip().splitlines()[-1])
+        mend = f"{_REINSTALL}; the simulator said: {seen.error.strip().splitlines()[-1]}"
+        yield Finding("simulator", f"{task} cannot be built", mend=mend)
 
 
 def _suites() -> Iterator[Finding]:

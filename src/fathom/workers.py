@@ -18,6 +18,7 @@ import tempfile
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
@@ -77,7 +78,7 @@ class Workers:
         self._links: list[Connection] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         self._unanswered: list[deque[Any]] = []
-        self._obituaries: deque[tuple[int, Answer]] = deque()
+        self._arrived: deque[tuple[int, Answer | UserError]] = deque()
         for _ in range(count):
             link, process = self._start()
             self._links.append(link)
@@ -91,27 +92,25 @@ class Workers:
         """Queue a call on one worker."""
         try:
             self._links[worker].send_bytes(_dumps(call))
-        except BrokenPipeError:
+        except (BrokenPipeError, ConnectionResetError):
             self._bury(worker)
             self._links[worker].send_bytes(_dumps(call))
         self._unanswered[worker].append(call.key)
 
     def receive(self) -> tuple[int, Answer]:
         """Wait for the next answer of any worker: (worker, answer)."""
-        while not self._obituaries:
+        while not self._arrived:
             link = wait(self._links)[0]
             assert isinstance(link, Connection)
             worker = self._links.index(link)
             try:
-                answer = pickle.loads(link.recv_bytes())
-            except (EOFError, ConnectionResetError):
+                self._take(worker)
+            except (EOFError, OSError):  # OSError: it died in the middle of an answer
                 self._bury(worker)
-                continue
-            self._unanswered[worker].popleft()
-            if isinstance(answer, UserError):
-                raise answer
-            return worker, answer
-        return self._obituaries.popleft()
+        worker, answer = self._arrived.popleft()
+        if isinstance(answer, UserError):
+            raise answer
+        return worker, answer
 
     def map(self, calls: Iterable[Call]) -> Iterator[Answer]:
         """Run calls on whichever worker is free; answers come as they are ready, in any order."""
@@ -155,17 +154,28 @@ class Workers:
         theirs.close()
         return Connection(ours.detach()), process
 
+    def _take(self, worker: int) -> None:
+        """Read one answer.
+
+        Raises:
+            EOFError, OSError: the worker is dead.
+        """
+        answer = pickle.loads(self._links[worker].recv_bytes())
+        self._unanswered[worker].popleft()
+        self._arrived.append((worker, answer))
+
     def _bury(self, worker: int) -> None:
         """A process is dead: raise, or replace it and answer what it left unanswered."""
+        with suppress(EOFError, OSError):
+            while True:  # what it still said before
+                self._take(worker)
         self._links[worker].close()
         code = self._processes[worker].wait()
-        reason = (
-            f"worker process {worker} ended unexpectedly (exit code {code}); if memory ran out, use fewer of them"
-        )
+        reason = f"worker process {worker} ended unexpectedly (exit code {code}); if memory ran out, use fewer of them"
         if not self._revive:
             raise RuntimeError(reason)
         for place, key in enumerate(self._unanswered[worker]):
-            self._obituaries.append((worker, Answer(key, None, None if place else reason)))
+            self._arrived.append((worker, Answer(key, None, None if place else reason)))
         self._unanswered[worker].clear()
         self._links[worker], self._processes[worker] = self._start()
 
@@ -180,7 +190,9 @@ def _check(python: str, environment: dict[str, str]) -> None:
         raise UserError(f"{python} cannot be run as a Python interpreter: {error}") from None
     if attempt.returncode:
         reason = (attempt.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(f"{python} cannot run simulators for Fathom, which takes Python 3.11 or later with NumPy: {reason}")
+        raise UserError(
+            f"{python} cannot run simulators for Fathom, which takes Python 3.11 or later with NumPy: {reason}"
+        )
 
 
 class _Pickler(pickle.Pickler):

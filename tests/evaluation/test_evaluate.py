@@ -18,7 +18,9 @@ from fathom.evaluation.results import Result
 from fathom.simulation.journal import Journal
 from fathom.simulation.rollout import RandomPolicy, ScriptedPolicy
 
-PROTOCOL = Protocol("metaworld", ("handle-press", "reach"), episodes=2, image_size=48, execute=10, options={"action_repeat": 8})
+PROTOCOL = Protocol(
+    "metaworld", ("handle-press", "reach"), episodes=2, image_size=48, execute=10, options={"action_repeat": 8}
+)
 
 
 class Pusher:
@@ -113,6 +115,7 @@ def test_another_interpreter_simulates_the_same(tmp_path: Path) -> None:
         evaluate(Pusher(), protocol, tmp_path / "nowhere", name="pusher", sim_python=tmp_path / "python")
     with pytest.raises(UserError, match="takes Python 3.11 or later with NumPy"):
         evaluate(Pusher(), protocol, tmp_path / "bare", name="pusher", sim_python="/bin/false")
+    assert not (tmp_path / "bare").exists(), "nothing is begun"
 
 
 def test_a_policy_for_another_robot_is_told(tmp_path: Path) -> None:
@@ -120,10 +123,17 @@ def test_a_policy_for_another_robot_is_told(tmp_path: Path) -> None:
         cameras = ("main", "wrist")
 
     with pytest.raises(UserError, match="camera 'wrist', which metaworld does not have"):
-        evaluate(Wrist(), PROTOCOL, tmp_path, name="wrist")
+        evaluate(Wrist(), PROTOCOL, tmp_path / "wrist", name="wrist")
+
+    class Overstated(Pusher):
+        def sample_actions(self, observation: Observation, noise: torch.Tensor | None = None) -> torch.Tensor:
+            return super().sample_actions(observation, noise)[..., :3]
+
+    with pytest.raises(UserError, match=r"expected \(1, horizon, 4\)"):
+        evaluate(Overstated(), PROTOCOL, tmp_path / "short", name="short", environments=1)
     with pytest.raises(UserError, match="have 7 components, those of metaworld have 4"):
-        evaluate(RandomPolicy(7), PROTOCOL, tmp_path, name="panda")
-    assert not list(tmp_path.iterdir())
+        evaluate(RandomPolicy(7), PROTOCOL, tmp_path / "panda", name="panda")
+    assert not (tmp_path / "wrist").exists() and not (tmp_path / "panda").exists()
 
 
 def test_presets_fix_the_protocol_and_give_way_to_what_is_said() -> None:
@@ -132,5 +142,13 @@ def test_presets_fix_the_protocol_and_give_way_to_what_is_said() -> None:
     assert len(official.tasks) == 50 and len(official.plan()) == 150
     quick = Protocol.preset("quick", "metaworld", ["reach"])
     assert (quick.quality, quick.episodes, quick.tasks) == ("fast", 10, ("reach",))
+    judged = Protocol.preset("official", "simpler_widowx", options=None)
+    assert judged.options == {"judged": "at_the_end"} and len(judged.plan()) == 4 * 24
+    assert all(episode.recorded for episode in judged.plan())
+    assert Protocol.preset("official", "simpler_widowx", options={"judged": "at_once"}).options["judged"] == "at_once"
+    with pytest.raises(UserError, match="has 24 initial states"):
+        Protocol.preset("quick", "simpler_widowx", episodes=25)
+    with pytest.raises(UserError, match="at least 16 pixels"):
+        Protocol("metaworld", ("reach",), image_size=0)
     with pytest.raises(UserError, match="no option called 'gravity'"):
         Protocol("metaworld", ("reach",), options={"gravity": 0})

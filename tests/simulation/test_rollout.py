@@ -111,28 +111,49 @@ def test_a_users_mistake_in_a_worker_is_raised_here() -> None:
         workers.receive()
 
 
-def test_an_episode_whose_simulator_crashes_is_tried_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FATHOM_TEST_CRASHES", str(tmp_path))
-    for crashes, failed in ((1, False), (2, True)):
-        (tmp_path / "left").write_text(str(crashes))
-        monkeypatch.setattr(vector, "_start", crash_in_reach_1)
-        outcomes = play(RandomPolicy(4), 4, processes=1, execute=16)
-        assert len(outcomes) == 4
-        for key, outcome in outcomes.items():
-            broken = key == ("reach", 1) and failed
-            assert (outcome.error is not None) == broken, key
-            assert outcome.steps == 0 if broken else outcome.success or outcome.steps == 125
-        if failed:
-            assert "exit code 9" in (outcomes["reach", 1].error or "")
+@pytest.mark.parametrize("way", ["death", "exception"])
+@pytest.mark.parametrize(("crashes", "failed"), [(1, False), (2, True)])
+def test_an_episode_whose_simulator_crashes_is_tried_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, crashes: int, failed: bool
+) -> None:
+    monkeypatch.setenv("FATHOM_TEST_CRASHES", str(tmp_path / "left"))
+    (tmp_path / "left").write_text(f"{way} {crashes}")
+    monkeypatch.setattr(vector, "_start", noting_the_seed)
+    monkeypatch.setattr(vector, "_act", crash_in_reach_1)
+    outcomes = play(RandomPolicy(4), 4, processes=1, execute=16)
+    assert len(outcomes) == 4
+    for key, outcome in outcomes.items():
+        broken = key == ("reach", 1) and failed
+        assert (outcome.error is not None) == broken, key
+        assert broken or outcome.success or outcome.steps == 125
+    if failed:
+        told = "exit code 9" if way == "death" else "the arm fell off"
+        assert told in (outcomes["reach", 1].error or "")
 
 
-def crash_in_reach_1(slot: int, suite: str, task: str, *rest: Any) -> Any:
-    """Starts an episode in a worker, or kills it while the file says that there are crashes left."""
-    left = Path(os.environ["FATHOM_TEST_CRASHES"], "left")
-    if (task, rest[1]) == ("reach", 10_001) and int(left.read_text()):
-        left.write_text(str(int(left.read_text()) - 1))
+# These stand in the workers for what they wrap.
+start, act = vector._start, vector._act
+seeds: dict[int, tuple[str, int]] = {}
+
+
+def noting_the_seed(slot: int, suite: str, task: str, options: Any, seed: int, *rest: Any) -> Any:
+    seeds[slot] = task, seed
+    return start(slot, suite, task, options, seed, *rest)
+
+
+def crash_in_reach_1(slot: int, actions: Any, look: bool, film: bool) -> Any:
+    """Acts in a worker, or lets the simulator crash while the file says that there are crashes left."""
+    left = Path(os.environ["FATHOM_TEST_CRASHES"])
+    way, crashes = left.read_text().split()
+    env: Any = vector._slots.get(slot)
+    if env is None or seeds[slot] != ("reach", 10_001) or int(crashes) == 0:
+        return act(slot, actions, look, film)
+    left.write_text(f"{way} {int(crashes) - 1}")
+    if way == "death":
         os._exit(9)
-    return start(slot, suite, task, *rest)
+    env.advance = fall
+    return act(slot, actions, look, film)
 
 
-start = vector._start
+def fall(action: Any) -> Any:
+    raise RuntimeError("the arm fell off")

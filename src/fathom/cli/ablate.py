@@ -92,7 +92,7 @@ class Ablate:
             episodes=self.episodes,
             image_size=self.image_size,
             execute=self.execute,
-            options={} if self.spread is None else {"spread": self.spread},
+            options=None if self.spread is None else {"spread": self.spread},
         )
         run_ablation(
             Ablation(recipe, variants, protocol, self.seeds),

@@ -21,7 +21,7 @@ class Collect:
     """Successful episodes to keep of each task."""
 
     cameras: tuple[str, ...] = ("main",)
-    """Views to record; depth is that of the first."""
+    """Views to record; depth is that of the first, `main`."""
 
     image_size: int = 128
     """Side of the square pictures, in pixels."""

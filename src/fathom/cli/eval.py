@@ -71,7 +71,7 @@ class Eval:
             image_size=self.image_size,
             execute=self.execute,
             perturbation=Perturbation.parse(self.perturb) if self.perturb else None,
-            options={} if self.spread is None else {"spread": self.spread},
+            options=None if self.spread is None else {"spread": self.spread},
         )
         actor: Actor | ScriptedPolicy
         if self.policy == "expert":

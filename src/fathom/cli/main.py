@@ -30,6 +30,7 @@ from fathom.cli.tokenizer import TokenizerEval, TokenizerTrain
 from fathom.cli.train import Train
 from fathom.cli.verb import STYLE, Group, RecipeVerb, Verb, with_settings
 from fathom.cli.verify import VerifyLeRobot, VerifyOpenPiZero, VerifyVideoDepthAnything
+from fathom.cli.vlm_questions import VlmQuestions
 from fathom.cli.vlm_score import VlmEval, VlmScore
 from fathom.errors import UserError
 from fathom.files import is_full_disk
@@ -58,7 +59,7 @@ VERBS: dict[str, type[Verb] | Group] = {
     "report": Report,
     "vlm": Group(
         "Ask pictures how far things are, and score the answers.",
-        {"score": VlmScore, "eval": VlmEval},
+        {"questions": VlmQuestions, "score": VlmScore, "eval": VlmEval},
     ),
     "verify": Group(
         "Compare our results with those of the code that defines them.",

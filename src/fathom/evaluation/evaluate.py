@@ -63,19 +63,16 @@ def evaluate(
     console = console or Console()
     plan = protocol.plan()
     weights = fingerprint(policy) if isinstance(policy, nn.Module) else None
-    journal = Journal(folder / "episodes.jsonl", {"policy": name, "weights": weights, "protocol": protocol.to_json()})
-    results = [EpisodeResult.from_json(entry) for entry in journal.entries]
-    done = {(result.task, result.init_state): result for result in results}
-    waiting = [episode for episode in plan if (episode.task, episode.index) not in done]
-    if not waiting and (folder / "results.json").is_file():
-        summed = Result.load(folder / "results.json")
-        console.print(success_table([summed]))
-        return summed
     with (
         progress_bar(console) as progress,
-        Environments(protocol.suite, max(1, min(environments, len(waiting))), options, processes, sim_python) as envs,
+        Environments(protocol.suite, min(environments, len(plan)), options, processes, sim_python) as envs,
     ):
-        simulator = envs.versions()
+        simulator = envs.versions()  # nothing is written before it is known that there is one
+        about = {"policy": name, "weights": weights, "protocol": protocol.to_json(), "simulator": simulator}
+        journal = Journal(folder / "episodes.jsonl", about)
+        results = [EpisodeResult.from_json(entry) for entry in journal.entries]
+        done = {(result.task, result.init_state): result for result in results}
+        waiting = [episode for episode in plan if (episode.task, episode.index) not in done]
         bar = progress.add_task(f"evaluating {name}", total=len(plan), note="")
         outcomes = rollout(
             policy,

@@ -43,6 +43,8 @@ class Protocol:
     def __post_init__(self) -> None:
         """Raises UserError on an unknown suite, task or option, or where nothing would be tried."""
         suite = find_suite(self.suite)
+        if self.image_size < 16:
+            raise UserError(f"pictures have at least 16 pixels a side, not {self.image_size}.")
         for task in self.tasks:
             suite.task(task)
         if not self.tasks or len(set(self.tasks)) != len(self.tasks) or self.episodes < 1 or self.execute < 1:
@@ -60,11 +62,13 @@ class Protocol:
 
         Args:
             tasks: all of the suite's if empty.
-            changes: fields that are otherwise; those that are ``None`` stay as they are.
+            changes: fields that are otherwise; those that are ``None`` stay as they are, and so do options not named.
         """
         found = find_suite(suite)
         fixed: dict[str, Any] = {"episodes": 10} if name == "quick" else dict(found.official)
-        fixed |= {field: value for field, value in changes.items() if value is not None}
+        changes = {field: value for field, value in changes.items() if value is not None}
+        options = {**fixed.get("options", {}), **changes.get("options", {})}
+        fixed |= changes | {"options": options}
         return cls(suite, tuple(tasks) or tuple(found.instructions), **fixed)
 
     def plan(self) -> list[Episode]:

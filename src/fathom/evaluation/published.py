@@ -5,6 +5,7 @@ Source: QDepth-VLA, arXiv 2510.14836, section 4. Rates are in percent, as printe
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import fmean
 
 from rich.table import Table
 
@@ -143,11 +144,15 @@ _WORDS = {
 """What the tasks' names have of the paper's columns."""
 
 
+_DECISIVE = ("episodes", "quality", "image_size", "perturbation", "options")
+"""Fields of the protocol that tell how far the numbers can be compared."""
+
+
 def beside(result: Result) -> Table | None:
     """A result beside what the paper prints for the same benchmark, or ``None`` where it prints nothing.
 
     A row per column of the paper that was tried, with our rate, its interval and n; then the paper's own policy and its
-    baseline. LIBERO's tables have one number for each suite, SIMPLER's one for each task.
+    baseline, and below how ours was measured. LIBERO's tables have one number for each suite, SIMPLER's one for each task.
     """
     found = _table_of(result)
     if found is None:
@@ -162,7 +167,10 @@ def beside(result: Result) -> Table | None:
     if found in (WIDOWX, GOOGLE_ROBOT) and all(_tried_as(column, result) for column in found.columns):
         table.add_section()
         averages = (f"{found.average[method]:.1f} %" for method in (QDEPTH, OPEN_PI0))
-        table.add_row("average", _rate(summary[OVERALL]), *averages)
+        columns = [[summary[name]["rate"] for name in _tried_as(column, result)] for column in found.columns]
+        table.add_row("average", f"{100 * fmean(map(fmean, columns)):.1f} %", *averages)
+    protocol = ", ".join(f"{name} {result.protocol[name]}" for name in _DECISIVE if result.protocol.get(name))
+    table.caption = f"here: {protocol}" if protocol else None
     return table if table.row_count else None
 
 

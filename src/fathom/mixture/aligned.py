@@ -120,7 +120,7 @@ class AlignedStream(nn.Module):
         positions: Positions,
     ) -> None:
         super().__init__()
-        self.own = cast(VisionStream, own)
+        self.own = own
         self.alignments = nn.ModuleDict({str(i): Alignment(width, heads, kv_heads, head_dim) for i in joining})
         self.rotary = rotary
         self.mode: Positions = positions

@@ -111,6 +111,11 @@ def collect(
         raise UserError("name each task once, and ask for at least two episodes of each.")
     if style.image_size < 16:
         raise UserError("pictures have at least 16 pixels a side.")
+    cameras = found.robot.cameras
+    if style.cameras[:1] != ("main",) or len(set(style.cameras)) != len(style.cameras):
+        raise UserError("the first camera is main, whose depth is recorded, and each is named once.")
+    if missing := set(style.cameras) - set(cameras):
+        raise UserError(f"{suite} has the cameras {', '.join(cameras)}, and none called {min(missing)!r}.")
     if sim_python is None:
         found.prepare()
     console = console or Console()

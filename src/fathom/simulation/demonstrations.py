@@ -105,7 +105,9 @@ def record(suite: str, task: str, seed: int, style: Style) -> Demonstration | No
 
 def label_names(suite: str, task: str, style: Style) -> tuple[str, ...]:
     """The names of what segmentation tells apart in a task's scene."""
-    return style.environment(suite, task).segmentation_names
+    env = style.environment(suite, task)
+    env.close()
+    return env.segmentation_names
 
 
 @lru_cache(maxsize=2)  # a worker mostly stays with one task, and goes back for the episodes that failed

@@ -20,7 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fathom.data.batch import Observation
+from fathom.errors import UserError
 from fathom.simulation.vector import Environments, Moment
+
+
+_LOSSES = 5
+"""As often an episode may be lost with its process, by no fault of its own, before it is given up."""
 
 
 class Actor(Protocol):
@@ -129,6 +134,7 @@ def rollout(
     free = list(range(environments.count))
     task_of_slot: dict[int, str] = {}
     crashed: set[tuple[str, int]] = set()
+    losses: Counter[tuple[str, int]] = Counter()
     looks = not isinstance(policy, ScriptedPolicy) and bool(policy.cameras)
     while waiting or running:
         sent = _act(policy, running, environments, execute, seed, device, looks)
@@ -149,10 +155,15 @@ def rollout(
             free.append(slot)
             now = running.pop(slot)
             episode = now.outcome.episode
-            if now.lost or (now.crashed and (episode.task, episode.index) not in crashed):
+            name = (episode.task, episode.index)
+            losses[name] += now.lost
+            if now.lost and losses[name] > _LOSSES:
+                now.outcome.error = f"the process it ran in died {losses[name]} times"
+                yield now.outcome
+            elif now.lost or (now.crashed and name not in crashed):
                 waiting.insert(0, episode)
                 if now.crashed:
-                    crashed.add((episode.task, episode.index))
+                    crashed.add(name)
             else:
                 yield now.outcome
 
@@ -218,6 +229,11 @@ def _act(
     observation = observe(moments).to(device)
     with torch.inference_mode():
         actions = policy.sample_actions(observation, noise.to(device)).float().cpu().numpy()
+    if actions.shape[::2] != (len(slots), policy.action_width):
+        raise UserError(
+            f"the policy's actions for {len(slots)} robots have the shape {actions.shape}: expected "
+            f"({len(slots)}, horizon, {policy.action_width})."
+        )
     sent = 0
     for slot, chunk in zip(slots, actions, strict=True):
         now = running[slot]

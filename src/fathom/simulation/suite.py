@@ -100,7 +100,7 @@ class Suite(ABC):
         return task
 
     def versions(self) -> dict[str, str]:
-        """Of this Python and of the packages that decide an outcome, as far as they are installed here."""
+        """Of this Python and of the packages that decide an outcome; ask after :meth:`prepare`."""
         found = {"python": platform.python_version()}
         for package in ("numpy", *self.packages):
             try:

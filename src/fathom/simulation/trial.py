@@ -4,8 +4,14 @@ from fathom.simulation import find_suite, make_env
 
 
 def versions(suite: str) -> dict[str, str]:
-    """Of this Python and of what decides an episode's outcome."""
-    return find_suite(suite).versions()
+    """Of this Python and of what decides an episode's outcome.
+
+    Raises:
+        UserError: the suite cannot be used here.
+    """
+    found = find_suite(suite)
+    found.prepare()
+    return found.versions()
 
 
 def prepare(suite: str) -> None:

@@ -4,7 +4,8 @@ An environment lives in a *slot*. It renders only when asked to look, or while i
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -117,17 +118,31 @@ _slots: dict[int, "Environment"] = {}
 _experts: dict[int, Expert] = {}  # of the episodes that one carries out
 
 
+@contextmanager
+def _discarded_on_failure(slot: int) -> Iterator[None]:
+    """What has failed once is not trusted again: the next episode in the slot gets an environment of its own."""
+    try:
+        yield
+    except Exception:
+        _experts.pop(slot, None)
+        if env := _slots.pop(slot, None):
+            with suppress(Exception):
+                env.close()
+        raise
+
+
 def _start(
     slot: int, suite: str, task: str, options: dict[str, Any], seed: int, init_state: int | None, look: bool, film: bool
 ) -> Moment:
-    env = _slots.get(slot)
-    if env is None or env.task != task:
-        if env is not None:
-            env.close()
-        env = _slots[slot] = make_env(suite, task, **options)
-    env.restart(seed, init_state)
-    _experts.pop(slot, None)
-    images = env.observe()["images"] if look or film else {}
+    with _discarded_on_failure(slot):
+        if slot in _slots and _slots[slot].task != task:
+            _slots.pop(slot).close()
+        if slot not in _slots:
+            _slots[slot] = make_env(suite, task, **options)
+        env = _slots[slot]
+        env.restart(seed, init_state)
+        _experts.pop(slot, None)
+        images = env.observe()["images"] if look or film else {}
     frames = [images[env.cameras[0]]] if film else []
     return Moment(images, env.state(), env.instruction, 0, False, False, frames)
 
@@ -137,16 +152,17 @@ def _act(slot: int, actions: Array, look: bool, film: bool) -> Moment | None:
         return None  # it was lost with the process before this one
     env, images, frames = _slots[slot], {}, []
     steps, success, truncated = 0, False, False
-    for action in actions:
-        _, success, truncated = env.advance(action)
-        steps += 1
-        if film:
+    with _discarded_on_failure(slot):
+        for action in actions:
+            _, success, truncated = env.advance(action)
+            steps += 1
+            if film:
+                images = env.observe()["images"]
+                frames.append(images[env.cameras[0]])
+            if success or truncated:
+                break
+        if look and not images and not (success or truncated):
             images = env.observe()["images"]
-            frames.append(images[env.cameras[0]])
-        if success or truncated:
-            break
-    if look and not images and not (success or truncated):
-        images = env.observe()["images"]
     return Moment(images, env.state(), env.instruction, steps, success, truncated, frames)
 
 
@@ -158,7 +174,9 @@ def _act_expert(slot: int, suite: str, count: int, film: bool) -> Moment | None:
     expert = _experts[slot]
     steps, frames, moment = 0, [], None
     for _ in range(count):
-        moment = _act(slot, expert()[None], look=False, film=film)
+        with _discarded_on_failure(slot):
+            action = expert()
+        moment = _act(slot, action[None], look=False, film=film)
         assert moment is not None
         steps += moment.steps
         frames += moment.frames

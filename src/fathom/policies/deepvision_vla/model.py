@@ -239,8 +239,9 @@ class DeepVisionVLA(Policy):
         state = self._padded(self._known_normalization.state.normalize(observation.state), self.config.state_dim)
         return Inputs(
             pixels=torch.stack([tower_picture(picture, side) for picture in pictures], 1).to(self.device),
-            expert_pixels=expert
-            and torch.stack([expert_picture(picture, expert) for picture in pictures], 1).to(self.device),
+            expert_pixels=None
+            if expert is None
+            else torch.stack([expert_picture(picture, expert) for picture in pictures], 1).to(self.device),
             words=words.to(self.device),
             text=text.to(self.device),
             text_valid=valid.to(self.device),
@@ -337,7 +338,7 @@ class DeepVisionVLA(Policy):
         if not self.training or expert is None or expert.encoder != "dinov3":
             return None
         device = generator.device if generator is not None else "cpu"
-        largest = expert.dinov3().pos_embed_rescale
+        largest = cast(float, expert.dinov3().pos_embed_rescale)
         return (largest ** (2 * torch.rand((), generator=generator, device=device) - 1)).to(self.device)
 
     def _padded(self, values: Float[Tensor, "*batch own"], size: int) -> Float[Tensor, "*batch {size}"]:

@@ -4,6 +4,8 @@ Source: arXiv 2603.15618. The attention of the guiding tokens on the image, aver
 and then over the guiding layers, is brought to the expert's grid; the most attended patches of each camera stay.
 """
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -42,7 +44,7 @@ class Pruner:
         self.text_valid = text_valid
         self.maps: list[Float[Tensor, "batch cameras side side"]] = []
 
-    def watch(self, passing: Pass, step: dict[str, int]) -> None:
+    def watch(self, passing: Pass, step: Mapping[str, int]) -> None:
         """Take the attention of the step that was just done, if it is that of a guiding layer."""
         stream = "expert" if self.guide == "cls" else "vlm"
         if step.get(stream) not in self.layers:

@@ -1,5 +1,7 @@
 """Qwen3-VL's vision tower, run on pictures of one size."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -34,7 +36,7 @@ class VisionTower(Qwen3VLVisionModel):
         seen = Mask(torch.ones(1, 1, self.side**2, self.side**2, dtype=torch.bool, device=pixels.device))
         deepstack = []
         for index, block in enumerate(self.blocks):
-            hidden = _run(block, hidden, rotary, seen)
+            hidden = _run(cast(Qwen3VLVisionBlock, block), hidden, rotary, seen)
             if index in self.deepstack_visual_indexes:
                 merger = self.deepstack_merger_list[self.deepstack_visual_indexes.index(index)]
                 deepstack.append(merger(hidden).unflatten(0, (len(pixels), -1)))

@@ -32,6 +32,7 @@ COMMON_LABELS = ("background", "floor", "wall", "table", "arm", "gripper")
 _DUMMY_ACTION = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 _VIEWS = {"main": "agentview", "wrist": "robot0_eye_in_hand"}
 _COLLISION_GROUP = 0
+_FURNITURE_SEED = 10_000  # far from those of demonstrations
 _WORKSPACE = ((-0.2, -0.3, 0.0), (0.15, 0.3, 0.15))
 """Two corners, in metres from the middle of the surface that things stand on."""
 
@@ -112,7 +113,7 @@ class LiberoEnv(Environment):
             count = len(self._initial_states)
             if not 0 <= init_state < count:
                 raise UserError(f"{self.task} has the initial states 0 to {count - 1}, and no state {init_state}.")
-            worlds.reset(self.world, init_state, self._initial_states[init_state])
+            worlds.reset(self.world, _FURNITURE_SEED + init_state, self._initial_states[init_state])
         for _ in range(SETTLE_STEPS):
             self.world.step(_DUMMY_ACTION)
         self._steps = 0

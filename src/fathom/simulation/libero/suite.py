@@ -1,12 +1,11 @@
 """LIBERO's five suites."""
 
 import importlib.util
-import os
 from typing import TYPE_CHECKING, Any
 
 from fathom.errors import UserError
 from fathom.simulation.display import opengl_backend
-from fathom.simulation.libero.assets import INSTALL, SETTING, are_stand_ins, assets, config_folder, package
+from fathom.simulation.libero.assets import INSTALL, are_stand_ins, assets, config_folder, package
 from fathom.simulation.libero.tasks import (
     ACTION_NAMES,
     CAMERAS,
@@ -59,11 +58,8 @@ class Libero(Suite):
 
     def versions(self) -> dict[str, str]:
         """Of this Python and of what decides an outcome here: of the assets, whether some are stand-ins."""
-        found = super().versions()
-        if "hf-libero" in found:
-            stand_ins = bool(os.environ.get(SETTING)) and are_stand_ins(assets())
-            found["libero-assets"] = "stand-ins for some visuals" if stand_ins else "official"
-        return found
+        stand_ins = are_stand_ins(assets())
+        return super().versions() | {"libero-assets": "stand-ins for some visuals" if stand_ins else "official"}
 
 
 LIBERO_SUITES = tuple(Libero(name) for name in TASKS)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fathom.errors import UserError
 from fathom.simulation.archives import cache
 from fathom.simulation.noise import ExpertNoise
-from fathom.simulation.simpler.assets import SETTING, are_stand_ins, assets
+from fathom.simulation.simpler.assets import are_stand_ins, assets
 from fathom.simulation.simpler.conventions import ACTION_NAMES, GOOGLE_STATE_NAMES, WIDOWX_STATE_NAMES
 from fathom.simulation.simpler.tasks import (
     GOOGLE_FPS,
@@ -75,13 +75,8 @@ class SimplerWidowX(Suite):
 
     def versions(self) -> dict[str, str]:
         """Of this Python and of what decides an outcome here: of the assets, whether some are stand-ins."""
-        found = super().versions()
-        if "mani-skill" in found:
-            try:
-                found["maniskill-assets"] = "stand-ins for some visuals" if are_stand_ins(assets()) else "official"
-            except UserError:
-                found["maniskill-assets"] = f"none; see {SETTING}"
-        return found
+        stand_ins = are_stand_ins(assets())
+        return super().versions() | {"maniskill-assets": "stand-ins for some visuals" if stand_ins else "official"}
 
 
 class SimplerGoogle(Suite):
