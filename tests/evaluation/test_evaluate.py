@@ -113,7 +113,7 @@ def test_another_interpreter_simulates_the_same(tmp_path: Path) -> None:
     assert there.versions == here.versions and "mujoco" in there.versions
     with pytest.raises(UserError, match="cannot be run as a Python interpreter"):
         evaluate(Pusher(), protocol, tmp_path / "nowhere", name="pusher", sim_python=tmp_path / "python")
-    with pytest.raises(UserError, match="takes Python 3.11 or later with NumPy"):
+    with pytest.raises(UserError, match="later with NumPy"):
         evaluate(Pusher(), protocol, tmp_path / "bare", name="pusher", sim_python="/bin/false")
     assert not (tmp_path / "bare").exists(), "nothing is begun"
 

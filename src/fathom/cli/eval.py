@@ -39,7 +39,7 @@ class Eval:
     """Actions of each chunk that are carried out before the policy looks again."""
 
     perturb: str | None = None
-    """Change what the policy sees: camera, lighting, table, background or distractors, with a strength: lighting=0.5."""
+    """Change what the policy sees (camera, lighting, table, background, distractors), how much: `lighting=0.5`."""
 
     spread: float | None = None
     """Meta-World only: metres in x by which objects are scattered to either side; by default its own, mostly 0.1."""

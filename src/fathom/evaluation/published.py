@@ -152,7 +152,8 @@ def beside(result: Result) -> Table | None:
     """A result beside what the paper prints for the same benchmark, or ``None`` where it prints nothing.
 
     A row per column of the paper that was tried, with our rate, its interval and n; then the paper's own policy and its
-    baseline, and below how ours was measured. LIBERO's tables have one number for each suite, SIMPLER's one for each task.
+    baseline, and below how ours was measured. LIBERO's tables have one number for each suite, SIMPLER's one for each
+    task.
     """
     found = _table_of(result)
     if found is None:

@@ -23,7 +23,6 @@ from fathom.data.batch import Observation
 from fathom.errors import UserError
 from fathom.simulation.vector import Environments, Moment
 
-
 _LOSSES = 5
 """As often an episode may be lost with its process, by no fault of its own, before it is given up."""
 

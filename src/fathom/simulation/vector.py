@@ -10,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fathom.simulation import find_suite, make_env

@@ -108,7 +108,8 @@ class Skill(ABC):
         return self._held_for > 0
 
     def _grip(self, closed: bool) -> None:
-        self._closed, self._since, self._held_for = closed, 0, 0
+        self._closed, self._since = closed, 0
+        self._held_for = 0
         self._where = self._scene.hand, self._scene.hand_axes
 
     def _close_at(self, point: Array) -> bool:
