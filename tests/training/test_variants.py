@@ -5,11 +5,13 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from tests.policies.deepvision_vla.conftest import tiny_config as tiny_deepvision
 
 from fathom.data.dataset import open_dataset
 from fathom.data.normalization import Normalization
 from fathom.errors import UserError
 from fathom.policies import load_policy
+from fathom.policies.deepvision_vla import DeepVisionVLAConfig
 from fathom.policies.qdepth_vla import QDepthVLA
 from fathom.policies.text import TextTokenizer
 from fathom.recipes import POLICY_RECIPES
@@ -88,7 +90,10 @@ def longer(tmp_path_factory):
 def test_a_recipe_of_the_paper_trains_and_is_saved(name, dataset, tokenizer, tmp_path):
     """At these tests' size, for one of its epochs; everything else is the recipe's."""
     recipe = POLICY_RECIPES[name]()
-    sizes = replace(POLICY.policy, horizon=min(8, recipe.policy.horizon), conventions=recipe.policy.conventions)
+    if isinstance(recipe.policy, DeepVisionVLAConfig):
+        sizes = tiny_deepvision(depth=POLICY.policy.depth if recipe.policy.depth else None)
+    else:
+        sizes = replace(POLICY.policy, horizon=min(8, recipe.policy.horizon), conventions=recipe.policy.conventions)
     training = replace(recipe.training, steps=1000, epochs=1, batch_size=8, micro_batch=4, workers=0, in_memory=True)
     trained(dataset, replace(recipe, policy=sizes, training=training), tmp_path / "policy", tokenizer)
     assert log(tmp_path / "policy")[-1]["step"] == 3  # 24 frames in batches of 8

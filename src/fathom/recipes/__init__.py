@@ -6,6 +6,12 @@ from difflib import get_close_matches
 from typing import TypeVar
 
 from fathom.errors import UserError
+from fathom.recipes.deepvision import (
+    deepvision_depth_quickstart,
+    deepvision_libero,
+    deepvision_metaworld,
+    deepvision_quickstart,
+)
 from fathom.recipes.qdepth import qdepth_bridge, qdepth_fractal, qdepth_libero, qdepth_libero90, qdepth_piper
 from fathom.recipes.quickstart import quickstart, quickstart_policy
 from fathom.training.policy import PolicyRecipe
@@ -20,6 +26,10 @@ POLICY_RECIPES: dict[str, Callable[[], PolicyRecipe]] = {
     "qdepth_libero90": qdepth_libero90,
     "qdepth_libero": qdepth_libero,
     "qdepth_piper": qdepth_piper,
+    "deepvision_libero": deepvision_libero,
+    "deepvision_metaworld": deepvision_metaworld,
+    "deepvision_quickstart": deepvision_quickstart,
+    "deepvision_depth_quickstart": deepvision_depth_quickstart,
 }
 TOKENIZER_RECIPES: dict[str, Callable[[], TokenizerRecipe]] = {
     "paper": lambda: replace(

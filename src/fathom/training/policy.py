@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from fathom.depth.tokenizer import DepthTokenizer
 from fathom.errors import UserError
 from fathom.policies import load_policy
 from fathom.policies.card import Provenance
+from fathom.policies.deepvision_vla import DeepVisionVLA, DeepVisionVLAConfig
+from fathom.policies.deepvision_vla.prompt import tokenizer_kind
 from fathom.policies.policy import Losses, Policy
 from fathom.policies.qdepth_vla import QDepthVLA, QDepthVLAConfig
 from fathom.policies.text import TextTokenizer
@@ -30,6 +32,10 @@ from fathom.training.settings import check, claim, dataset_fingerprint, policy_f
 from fathom.training.tokenizer import check_kind, encode_all
 from fathom.training.tuning import LoRA, Part, add_lora, freeze, merge_lora
 from fathom.weights import fingerprint
+
+Network = QDepthVLA | DeepVisionVLA
+NETWORKS: dict[type, Any] = {QDepthVLAConfig: QDepthVLA, DeepVisionVLAConfig: DeepVisionVLA}
+"""The policies that can be trained, by what configures them."""
 
 # The default decay of the depth weight leaves this much of it at the last step [D].
 LAST_SHARE = 0.1
@@ -117,7 +123,7 @@ def train_policy(
     train(policy, loss_of, batches, recipe.training, folder, label="policy")
     if adapters is not None:
         merge_lora(adapters)
-    policy.provenance = _provenance(dataset, replace(recipe, policy=policy.config), folder, init)
+    policy.provenance = _provenance(dataset, replace(recipe, policy=cast(Any, policy.config)), folder, init)
     policy.eval().save(folder)
     remove_state(folder)
     return policy
@@ -176,7 +182,7 @@ def _metrics(losses: Losses, depth_weight: float) -> dict[str, Tensor]:
 
 def _build(
     dataset: LeRobotDataset, recipe: PolicyRecipe, tokenizer: DepthTokenizer | None, init: Path | None
-) -> QDepthVLA:
+) -> Network:
     if missing := [name for name in (STATE, ACTION) if name not in dataset.info.features]:
         raise UserError(f"{dataset.root}: the dataset has no feature {missing[0]!r}, which a policy learns from")
     torch.manual_seed(recipe.training.seed)
@@ -186,16 +192,16 @@ def _build(
         text = TextTokenizer.from_instructions(dataset.tasks)
         config = replace(recipe.policy, state_dim=state, action_dim=action, vocab_size=text.vocab_size)
     else:
-        text, start = TextTokenizer.load(init), _config_of(init)
+        start = _config_of(init, type(recipe.policy))
+        text = tokenizer_kind(start).load(init)
         config = start.choosing_as(recipe.policy)
-        config = replace(
-            config, state_dim=max(state, start.state_dim), action_dim=max(action, start.action_dim),
+        config = replace(config, state_dim=max(state, start.state_dim), action_dim=max(action, start.action_dim))
+        if isinstance(config, QDepthVLAConfig) and recipe.normalization != "quantile":
             # It bounds quantiles; a deviation may well be larger.
-            clip_actions=config.clip_actions if recipe.normalization == "quantile" else None,
-        )  # fmt: skip
+            config = replace(config, clip_actions=None)
     text(dataset.tasks, config.text_tokens)  # an instruction that is too long is told before anything is begun
     try:
-        policy = QDepthVLA(config, normalization, text, tokenizer)
+        policy = NETWORKS[type(config)](config, normalization, text, tokenizer)
     except ValueError as error:
         raise UserError(f"no policy can have these sizes: {error}") from None
     if init is not None:
@@ -203,17 +209,18 @@ def _build(
     return policy
 
 
-def _config_of(init: Path) -> QDepthVLAConfig:
+def _config_of(init: Path, wanted: type) -> Any:
+    """The configuration of a start, which is of the kind that the recipe trains."""
     values = read_json(init / "config.json", "policy or imported checkpoint")
-    if (kind := values.pop("type", None)) != QDepthVLA.kind:
-        raise UserError(f"{init}/config.json says type {kind!r}: a training starts from a {QDepthVLA.kind!r}")
-    return parse_config(QDepthVLAConfig, values, init / "config.json")
+    if (kind := values.pop("type", None)) != NETWORKS[wanted].kind:
+        raise UserError(f"{init}/config.json says type {kind!r}: a training starts from a {NETWORKS[wanted].kind!r}")
+    return parse_config(wanted, values, init / "config.json")
 
 
-def _batches(dataset: LeRobotDataset, recipe: PolicyRecipe, policy: QDepthVLA) -> Batches:
+def _batches(dataset: LeRobotDataset, recipe: PolicyRecipe, policy: Network) -> Batches:
     if not recipe.training.in_memory:
         return from_workers(dataset, recipe.training)
-    memory = load_into_memory(dataset, policy.config.vision.image_size)
+    memory = load_into_memory(dataset, policy.config.image_size)
     depth, tokenizer = policy.config.depth, policy.depth_tokenizer
     if depth and tokenizer and depth.target == "codes":
         memory = memory.with_codes(encode_all(tokenizer, memory))

@@ -217,6 +217,11 @@ class QDepthVLAConfig:
         if self.softcap is not None and (self.softcap <= 0 or self.attention == "sdpa"):
             raise ValueError(f"softcap {self.softcap} must be above 0, and attention 'sdpa' knows none")
 
+    @property
+    def image_size(self) -> int:
+        """Side of the largest picture that any part sees, in pixels."""
+        return self.vision.image_size
+
     def choosing_as(self, other: "QDepthVLAConfig") -> "QDepthVLAConfig":
         """These sizes, which belong to the weights, with the other's choices, which can be made for any weights."""
         names = ("horizon", "cameras", "text_tokens", "depth", "attention", "flow_steps", "flow_draws", "blind")

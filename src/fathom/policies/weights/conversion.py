@@ -1,15 +1,17 @@
 """From the names of another code base to ours: strictly, every tensor accounted for before the first is written."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fathom.errors import UserError
-from fathom.policies.qdepth_vla import QDepthVLA, QDepthVLAConfig
+from fathom.policies.deepvision_vla import DeepVisionVLA
+from fathom.policies.qdepth_vla import QDepthVLA
 from fathom.policies.weights.checkpoint import FLOATS, Checkpoint, Entry
 from fathom.policies.weights.fresh import fresh_tensors
 from fathom.policies.weights.streaming import write_safetensors
@@ -64,7 +66,7 @@ class Conversion:
     """
 
     checkpoint: Checkpoint
-    model: QDepthVLA
+    model: QDepthVLA | DeepVisionVLA
     sources: Mapping[str, list[str]]
     fresh: list[str] = field(default_factory=list)
     zeros: list[str] = field(default_factory=list)
@@ -88,8 +90,16 @@ class Conversion:
         yield from fresh_tensors(self.model, self.fresh, seed)
 
 
-def plan(checkpoint: Checkpoint, key_map: KeyMap, config: QDepthVLAConfig) -> Conversion:
+def plan(
+    checkpoint: Checkpoint,
+    key_map: KeyMap,
+    config: Any,
+    build: Callable[[Any], QDepthVLA | DeepVisionVLA] = QDepthVLA,
+) -> Conversion:
     """Find for each of our tensors where it comes from; nothing is written yet.
+
+    Args:
+        build: makes the policy that the tensors are for.
 
     Raises:
         UserError: a tensor is missing, unknown, of another shape or of no floating-point type, or tensors that should
@@ -97,7 +107,7 @@ def plan(checkpoint: Checkpoint, key_map: KeyMap, config: QDepthVLAConfig) -> Co
     """
     try:
         with torch.device("meta"):
-            model = QDepthVLA(config)
+            model = build(config)
     except ValueError as error:
         raise UserError(f"{checkpoint.path}: no model can have these sizes ({error})") from None
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}

@@ -6,7 +6,9 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor, nn
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRMSNorm
 
+from fathom.mixture import LogitBias
 from fathom.policies.qdepth_vla.depth_targets import Codes
 
 
@@ -36,6 +38,10 @@ def _initialise(module: nn.Module) -> None:
     match module:
         case nn.Linear() | nn.Conv2d():
             module.reset_parameters()
+        case LogitBias():
+            module.values.fill_(module.start)
+        case Qwen3VLTextRMSNorm():
+            module.weight.fill_(1)
         case GemmaRMSNorm():
             module.weight.zero_()  # Gemma's norm multiplies by one plus its weight
         case Codes():  # both are the tokenizer's to give

@@ -55,6 +55,7 @@ class Skill(ABC):
         self._fact = fact
         self._held = held
         self._failed: list[Grasp] = []
+        self._held_for: int
         self._grip(False)
         self._since = OPENING
 
@@ -108,8 +109,7 @@ class Skill(ABC):
         return self._held_for > 0
 
     def _grip(self, closed: bool) -> None:
-        self._closed, self._since = closed, 0
-        self._held_for = 0
+        self._closed, self._since, self._held_for = closed, 0, 0
         self._where = self._scene.hand, self._scene.hand_axes
 
     def _close_at(self, point: Array) -> bool:
