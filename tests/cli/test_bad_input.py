@@ -124,7 +124,7 @@ class TestTrainers:
         assert not out.exists()
 
     def test_an_unknown_recipe(self, verb, refused, dataset, out):
-        assert "did you mean quickstart?" in refused(*verb, dataset, "--out", out, "--recipe", "quikstart")
+        assert "did you mean quickstart" in refused(*verb, dataset, "--out", out, "--recipe", "quikstart")
         assert not out.exists()
 
     def test_an_unknown_field(self, verb, rejected, dataset, out):
