@@ -76,6 +76,13 @@ def test_the_random_policy_is_uniform_and_needs_no_pictures() -> None:
     assert actions.std() == pytest.approx(3**-0.5, rel=0.02)
 
 
+def test_a_policy_that_does_not_look_can_be_filmed() -> None:
+    outcomes = play(RandomPolicy(4), 2, film=lambda episode: episode.index == 1, execute=16, processes=1)
+    assert {key: len(outcome.frames) for key, outcome in outcomes.items()} == {
+        key: outcome.steps + 1 if key[1] == 1 else 0 for key, outcome in outcomes.items()
+    }
+
+
 def test_an_episode_that_breaks_off_keeps_its_error_and_the_others_go_on() -> None:
     class SometimesNan(Fumbler):
         def sample_actions(self, observation: Observation, noise: torch.Tensor | None = None) -> torch.Tensor:

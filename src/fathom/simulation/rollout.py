@@ -225,7 +225,7 @@ def _act(
         [chunk_noise(policy.noise_shape, seed, running[s].outcome.episode, running[s].chunk) for s in slots]
     )
     moments = [moment for s in slots if (moment := running[s].moment) is not None]
-    observation = observe(moments).to(device)
+    observation = _observe(moments, policy.cameras).to(device)
     with torch.inference_mode():
         actions = policy.sample_actions(observation, noise.to(device)).float().cpu().numpy()
     if actions.shape[::2] != (len(slots), policy.action_width):
@@ -245,11 +245,11 @@ def _act(
     return sent
 
 
-def observe(moments: Sequence[Moment]) -> Observation:
-    """The batch that a policy sees; without pictures where nothing was looked at."""
+def _observe(moments: Sequence[Moment], cameras: Sequence[str]) -> Observation:
+    """The batch that a policy sees through these cameras. (Filmed episodes have pictures that nobody asked for.)"""
     pictures = {
         camera: torch.from_numpy(np.stack([moment.images[camera] for moment in moments])).permute(0, 3, 1, 2)
-        for camera in moments[0].images
+        for camera in cameras
     }
     state = torch.from_numpy(np.stack([moment.state for moment in moments]))
     return Observation(images=pictures, state=state, instruction=[moment.instruction for moment in moments])
