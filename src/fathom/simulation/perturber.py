@@ -142,6 +142,8 @@ def _add(scene: mujoco.MjvScene, standing: Standing) -> None:
     colour = np.array([*thing.colour, 1.0], np.float32)
     item = scene.geoms[scene.ngeom]
     mujoco.mjv_initGeom(item, kind, size, position, _rotation(_VERTICAL, thing.yaw).ravel(), colour)
+    # MuJoCo leaves what the place in its list said before.
+    item.objtype, item.objid = mujoco.mjtObj.mjOBJ_UNKNOWN.value, -1
     item.segid = scene.ngeom  # so that in the segmentation, too, it hides what lies behind; it is no geom itself
     scene.ngeom += 1
 
