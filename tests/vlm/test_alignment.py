@@ -1,7 +1,6 @@
 """The contrastive losses, against a calculation number by number, on one process and on two."""
 
 import math
-import multiprocessing
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from torch import distributed
 from fathom.vlm.alignment import Alignment, image_embeddings, image_loss, patch_loss, retrieval_recall
 from fathom.vlm.config import DepthVLMConfig
 from fathom.vlm.qwen import vision_tower
+from fathom.workers import Call, Workers
 
 
 def info_nce(a, b, temperature=0.07):
@@ -72,12 +72,9 @@ def _one_of_two(rank, folder):
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_would(tmp_path):
-    fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=_one_of_two, args=(rank, tmp_path)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
+    with Workers(2) as workers:  # processes of their own: a fork of this one would inherit locks of torch's threads
+        answers = list(workers.map(Call(rank, _one_of_two, (rank, tmp_path)) for rank in range(2)))
+    assert [answer.error for answer in answers] == [None, None]
     halves = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     rgb, depth = (tensor.requires_grad_() for tensor in pairs())
     loss = image_loss(rgb, depth)
