@@ -21,7 +21,6 @@ from fathom.errors import UserError
 from fathom.mixture import AlignedStream, Block, Pass, Qwen3Stream
 from fathom.policies.card import Provenance
 from fathom.policies.deepvision_vla.config import DeepVisionVLAConfig
-from fathom.policies.deepvision_vla.depth import depth_losses
 from fathom.policies.deepvision_vla.fusion import WholeExpert
 from fathom.policies.deepvision_vla.inputs import Inputs
 from fathom.policies.deepvision_vla.layout import Layout
@@ -32,6 +31,7 @@ from fathom.policies.deepvision_vla.pruning import Pruner
 from fathom.policies.deepvision_vla.streams import build_mixture, expert_blocks, joint_steps
 from fathom.policies.deepvision_vla.vision_tower import VisionTower
 from fathom.policies.policy import Losses, Policy
+from fathom.policies.qdepth_vla.depth_losses import depth_losses
 from fathom.policies.qdepth_vla.depth_targets import check_fits
 from fathom.policies.qdepth_vla.experts import DepthHead
 from fathom.policies.text import TextTokenizer

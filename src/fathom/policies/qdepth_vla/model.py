@@ -24,7 +24,8 @@ from fathom.policies.conventions import count
 from fathom.policies.policy import Losses, Policy
 from fathom.policies.qdepth_vla.compiled import compile_chunk
 from fathom.policies.qdepth_vla.config import QDepthVLAConfig
-from fathom.policies.qdepth_vla.depth_targets import Codes, check_fits
+from fathom.policies.qdepth_vla.depth_losses import depth_losses
+from fathom.policies.qdepth_vla.depth_targets import check_fits
 from fathom.policies.qdepth_vla.experts import ActionEncoder, DepthHead
 from fathom.policies.qdepth_vla.inputs import Inputs
 from fathom.policies.qdepth_vla.prefix import Prefix
@@ -120,7 +121,9 @@ class QDepthVLA(Policy):
         counts = ~batch.action_is_pad.repeat_interleave(draws, 0)
         own = error[..., : batch.actions.shape[-1]].mean(-1)
         action = (own * counts).sum() / (draws * _share(~whole.action_is_pad))
-        return Losses(action) if prefix.depth is None else self._with_depth(action, prefix.depth, batch, whole)
+        if prefix.depth is None or self.depth_head is None:
+            return Losses(action)
+        return Losses(action, **depth_losses(self.depth_head, self.depth_tokenizer, prefix.depth, batch, whole))
 
     @torch.no_grad()
     def sample_actions(
@@ -293,34 +296,6 @@ class QDepthVLA(Policy):
     def _action_error(self, prefix: Prefix, actions: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         point, target = self.config.convention.flow.interpolate(actions, noise, time)
         return (self._velocity(prefix, point, time).float() - target).square()
-
-    def _with_depth(self, action: Tensor, hidden: Tensor, batch: Batch, whole: Batch) -> Losses:
-        """The losses of the depth expert beside that of the actions."""
-        assert self.depth_head is not None  # its output is at hand
-        target, predicted = self.depth_head.target, self.depth_head(hidden)
-        wanted = self._depth_target(batch.depth, batch.depth_codes)
-        share = len(batch) / len(whole)
-        return Losses(
-            action,
-            depth=target.error(predicted, wanted).sum() / len(whole),
-            depth_accuracy=share * target.accuracy(predicted, wanted) if isinstance(target, Codes) else None,
-            future_depth=self._future_loss(hidden, batch, whole) if self.depth_head.future_decoder else None,
-        )
-
-    def _future_loss(self, hidden: Tensor, batch: Batch, whole: Batch) -> Float[Tensor, ""]:
-        """The same for the frame ahead, where the episode has one."""
-        assert self.depth_head is not None and batch.future_is_pad is not None and whole.future_is_pad is not None
-        wanted = self._depth_target(batch.future_depth, batch.future_depth_codes)
-        error = self.depth_head.target.error(self.depth_head(hidden, ahead=True), wanted)
-        return (error * ~batch.future_is_pad).sum() / _share(~whole.future_is_pad)
-
-    def _depth_target(self, depth: Tensor | None, codes: Tensor | None) -> Any:
-        assert self.depth_head is not None
-        if codes is not None and isinstance(self.depth_head.target, Codes):
-            return codes
-        if depth is None or self.depth_tokenizer is None:
-            raise UserError("co-training with depth needs depth in the batch and a depth tokenizer in the policy")
-        return self.depth_head.target.of(self.depth_tokenizer, depth)
 
     def _visual_tokens(self, inputs: Inputs) -> Float[Tensor, "batch tokens vision_width"]:
         """SigLIP's tokens of all cameras, one camera after another."""

@@ -1,4 +1,4 @@
-"""The losses of a depth expert, the same as in QDepth-VLA."""
+"""The losses of a depth expert, whichever policy it belongs to."""
 
 from typing import Any
 
