@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class Collect:
     image_size: int = 128
     """Side of the square pictures, in pixels."""
 
+    quality: Literal["fast", "official"] = "fast"
+    """The look of the pictures: `official` is the benchmark's own, which takes longer to draw."""
+
     spread: float | None = None
     """Meta-World only: metres in x by which objects are scattered to either side; by default its own, mostly 0.1."""
 
@@ -48,7 +52,7 @@ class Collect:
             self.tasks,
             self.episodes,
             self.out,
-            style=Style(self.image_size, self.cameras, options=options),
+            style=Style(self.image_size, self.cameras, self.quality, options),
             segmentation=self.segmentation,
             processes=self.processes,
             sim_python=self.sim_python,
