@@ -1,6 +1,7 @@
 """The paper's tables against each other, and beside results of ours."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -71,6 +72,12 @@ def test_a_libero_suite_stands_beside_its_column() -> None:
     (line,) = (line for line in lines if "libero_goal" in line)
     assert "60.0 %" in line and "n = 20" in line and "94.0 %" in line and "83.6 %" in line
     assert any("Table 2" in line for line in lines)
+
+
+def test_a_policy_with_a_wrist_camera_stands_beside_those_with_several_views() -> None:
+    one = result("libero_goal", {"open the drawer": 9})
+    assert "one view" in written(replace(one, cameras=("main",)))
+    assert "several views" in written(replace(one, cameras=("main", "wrist")))
 
 
 def test_widowx_tasks_stand_beside_theirs_and_the_average_needs_all_four() -> None:

@@ -90,6 +90,16 @@ def test_what_was_not_evaluated_alike_is_not_compared(evaluations: list[Path], t
     other = save(tmp_path, "blind", "lighting=1", 1, execute=9)
     with pytest.raises(UserError, match=r"with execute 9 and .* with None"):
         Generalisation.read([*evaluations, other])
+    result = Result.load(evaluations[0] / "results.json")
+    replace(result, versions=result.versions | {"mujoco": "0.1"}).save(tmp_path / "old.json")
+    with pytest.raises(UserError, match=r"with mujoco 0\.1 and .* with None"):
+        Generalisation.read([*evaluations, tmp_path / "old.json"])
+
+
+def test_trainings_of_several_seeds_count_together(evaluations: list[Path], tmp_path: Path) -> None:
+    """Each has noise of its own."""
+    other = save(tmp_path, "pi0", "lighting=1", 6, noise_seed=1)
+    assert Generalisation.read([*evaluations, other]).curves["lighting"]["pi0"][1.0].n == 40
 
 
 def test_bad_input_is_told(evaluations: list[Path], tmp_path: Path) -> None:

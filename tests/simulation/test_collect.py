@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from fathom.data.features import ACTION, IMAGES, MAIN_DEPTH, STATE, DatasetInfo
 from fathom.errors import UserError
 from fathom.simulation.collect import MAIN_SEGMENTATION, Quota, collect
-from fathom.simulation.demonstrations import Style, record
+from fathom.simulation.demonstrations import Demonstration, Style, record
 from fathom.simulation.journal import Journal
 from fathom.simulation.noise import ExpertNoise
+from fathom.workers import Answer, Workers
 
 TASKS = ["handle-press", "coffee-button"]
 SMALL: dict[str, Any] = {"style": Style(64), "segmentation": True, "processes": 1}
@@ -72,6 +73,40 @@ def test_an_interruption_and_more_processes_change_no_byte(
     collect("metaworld", TASKS, 3, root, validation_share=0.3, **arguments)
     assert digest(root) == digest(dataset)
     assert not set(noted[:2]) & set(noted[2:]), "what was there is not collected again"
+
+
+class Crashing(Workers):
+    """A simulator crashes over the first recordings."""
+
+    crashes = 1
+
+    def receive(self) -> tuple[int, Answer]:
+        worker, answer = super().receive()
+        if isinstance(answer.value, Demonstration) and self.crashes:
+            self.crashes -= 1
+            return worker, Answer(answer.key, None, "the simulator ended unexpectedly")
+        return worker, answer
+
+
+@pytest.mark.slow
+def test_a_crashed_simulator_is_tried_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one: Any = {"style": Style(32), "processes": 1, "validation_share": 0.5}
+    collect("metaworld", TASKS[:1], 2, tmp_path / "calm", **one)
+    monkeypatch.setattr("fathom.simulation.collect.Workers", Crashing)
+    collect("metaworld", TASKS[:1], 2, tmp_path / "crashed", **one)
+    assert digest(tmp_path / "crashed") == digest(tmp_path / "calm")
+    monkeypatch.setattr(Crashing, "crashes", 2)
+    with pytest.raises(RuntimeError, match=r"failed twice:\nthe simulator ended unexpectedly"):
+        collect("metaworld", TASKS[:1], 2, tmp_path / "broken", **one)
+
+
+def test_a_journal_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "attempts.jsonl"
+    journal = Journal(path, {"tasks": TASKS})
+    journal.append({"number": 0, "frames": 9})
+    path.write_text(path.read_text() + "{garbled\n" + json.dumps({"number": 1, "frames": 8}) + "\n")
+    with pytest.raises(UserError, match=r"attempts\.jsonl, line 3: not what was written there"):
+        Journal(path, {"tasks": TASKS})
 
 
 def test_something_in_the_way_is_told(dataset: Path) -> None:

@@ -55,10 +55,12 @@ def evaluate(
             simulator, nothing to draw with, or a full disk.
     """
     options = protocol.environment()
+    cameras: tuple[str, ...] = ()
     if not isinstance(policy, ScriptedPolicy):
         _check_fits(policy, protocol)
-        if policy.cameras:
-            options["cameras"] = tuple(policy.cameras)
+        cameras = tuple(policy.cameras)
+    if cameras:
+        options["cameras"] = cameras
     folder = Path(folder)
     console = console or Console()
     plan = protocol.plan()
@@ -89,7 +91,7 @@ def evaluate(
             journal.append(asdict(result))
             progress.update(bar, completed=len(done), note=_solved(done.values()))
     episodes = tuple(done[episode.task, episode.index] for episode in plan)
-    summed = Result(name, protocol.suite, protocol.to_json(), versions() | simulator, episodes)
+    summed = Result(name, protocol.suite, protocol.to_json(), versions() | simulator, episodes, weights, cameras)
     summed.save(folder / "results.json")
     console.print(success_table([summed]))
     broken = [episode for episode in episodes if episode.error]

@@ -12,7 +12,7 @@ from rich.table import Table
 from fathom.evaluation.results import OVERALL, Result
 
 SOURCE = "arXiv 2510.14836"
-QDEPTH, OPEN_PI0 = "QDepth-VLA", "open π0"
+QDEPTH, OPEN_PI0, PI0 = "QDepth-VLA", "open π0", "π0"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ LIBERO_MULTI_VIEW = PublishedTable(
         "Diffusion Policy": (78.3, 92.5, 68.3, 50.5),
         "Octo": (78.9, 85.7, 84.6, 51.1),
         "π0-FAST": (96.4, 96.8, 88.6, 60.2),
-        "π0": (96.8, 98.8, 95.8, 85.2),
+        PI0: (96.8, 98.8, 95.8, 85.2),
         "UniVLA": (96.5, 96.8, 95.6, 92.0),
         "GeoVLA": (98.4, 99.0, 96.6, 96.6),
         "3D-CAVLA": (98.2, 99.8, 98.2, 96.1),
@@ -77,7 +77,7 @@ LIBERO_MULTI_VIEW = PublishedTable(
         QDEPTH: (97.6, 96.6, 95.2, 90.0),
     },
     {
-        "Diffusion Policy": 72.4, "Octo": 75.1, "π0-FAST": 85.5, "π0": 94.2, "UniVLA": 95.2, "GeoVLA": 97.7,
+        "Diffusion Policy": 72.4, "Octo": 75.1, "π0-FAST": 85.5, PI0: 94.2, "UniVLA": 95.2, "GeoVLA": 97.7,
         "3D-CAVLA": 98.1, "4D-VLA": 88.6, "DreamVLA": 92.6, QDEPTH: 94.9,
     },
 )  # fmt: skip
@@ -159,15 +159,16 @@ def beside(result: Result) -> Table | None:
     if found is None:
         return None
     summary = result.summary
-    table = Table("", "here", f"{QDEPTH}, paper", f"{OPEN_PI0}, paper", title=f"Beside {found.source}: {found.title}")
+    baseline = OPEN_PI0 if OPEN_PI0 in found.rows else PI0
+    table = Table("", "here", f"{QDEPTH}, paper", f"{baseline}, paper", title=f"Beside {found.source}: {found.title}")
     for column in found.columns:
         paper = found.column(column)
         for name in _tried_as(column, result):
             label = column if name == OVERALL else name
-            table.add_row(label, _rate(summary[name]), f"{paper[QDEPTH]:.1f} %", f"{paper[OPEN_PI0]:.1f} %")
+            table.add_row(label, _rate(summary[name]), f"{paper[QDEPTH]:.1f} %", f"{paper[baseline]:.1f} %")
     if found in (WIDOWX, GOOGLE_ROBOT) and all(_tried_as(column, result) for column in found.columns):
         table.add_section()
-        averages = (f"{found.average[method]:.1f} %" for method in (QDEPTH, OPEN_PI0))
+        averages = (f"{found.average[method]:.1f} %" for method in (QDEPTH, baseline))
         columns = [[summary[name]["rate"] for name in _tried_as(column, result)] for column in found.columns]
         table.add_row("average", f"{100 * fmean(map(fmean, columns)):.1f} %", *averages)
     protocol = ", ".join(f"{name} {result.protocol[name]}" for name in _DECISIVE if result.protocol.get(name))
@@ -196,7 +197,7 @@ def _plain(value: str) -> str:
 
 def _table_of(result: Result) -> PublishedTable | None:
     if result.suite in LIBERO_SINGLE_VIEW.columns:
-        return LIBERO_SINGLE_VIEW
+        return LIBERO_MULTI_VIEW if len(result.cameras) > 1 else LIBERO_SINGLE_VIEW
     names = " ".join((result.suite, *(episode.task for episode in result.episodes)))
     if "widowx" in names:
         return WIDOWX

@@ -65,6 +65,8 @@ class Result:
         policy: its name.
         protocol: see :class:`~fathom.evaluation.protocol.Protocol`.
         versions: of the packages that decide the outcome.
+        weights: the policy's fingerprint; ``None`` for one without weights.
+        cameras: that the policy looked through.
     """
 
     policy: str
@@ -72,6 +74,8 @@ class Result:
     protocol: dict[str, Any]
     versions: dict[str, str]
     episodes: tuple[EpisodeResult, ...]
+    weights: str | None = None
+    cameras: tuple[str, ...] = ()
 
     @property
     def summary(self) -> dict[str, dict[str, float]]:
@@ -95,7 +99,8 @@ class Result:
         try:
             value = json.loads(Path(path).read_text())
             episodes = tuple(EpisodeResult.from_json(episode) for episode in value["episodes"])
-            result = cls(value["policy"], value["suite"], value["protocol"], value["versions"], episodes)
+            head = (value[name] for name in ("policy", "suite", "protocol", "versions"))
+            result = cls(*head, episodes, value.get("weights"), tuple(value.get("cameras", ())))
             summary = value["summary"]
         except FileNotFoundError:
             raise UserError(f"{path}: there is no result file; make one with `fathom eval`.") from None

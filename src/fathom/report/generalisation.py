@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from fathom.errors import UserError
 from fathom.evaluation import Rate, Result, wilson
 from fathom.files import write_file
+from fathom.simulation import SUITES
 from fathom.simulation.perturbation import KINDS, Perturbation
 
 from .figures import COLOURS, style, to_png, to_svg
@@ -212,11 +213,19 @@ def _perturbation(path: Path, result: Result) -> Perturbation | None:
 
 def _check_alike(path: Path, result: Result, first_path: Path, first: Result) -> None:
     """Only what was evaluated alike can be compared."""
-    names = (set(result.protocol) | set(first.protocol)) - {"perturbation"}
-    for name in sorted(names):
-        here, there = result.protocol.get(name), first.protocol.get(name)
+    ours, theirs = _conditions(result), _conditions(first)
+    for name in sorted(set(ours) | set(theirs)):
+        here, there = ours.get(name), theirs.get(name)
         if here != there:
             raise UserError(
                 f"{path} was evaluated with {name} {here} and {first_path} with {there}: evaluate them alike, so that "
                 "only policy and perturbation differ."
             )
+
+
+def _conditions(result: Result) -> dict[str, Any]:
+    """What must be the same: the protocol, but for the noise in which trainings differ, and the simulator."""
+    protocol = {name: value for name, value in result.protocol.items() if name not in ("perturbation", "noise_seed")}
+    packages = SUITES[result.suite].packages if result.suite in SUITES else ()
+    simulator = {name: version for name, version in result.versions.items() if name in packages or "assets" in name}
+    return protocol | simulator

@@ -6,7 +6,7 @@ solves. The number of processes and interruptions change nothing about it.
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from fathom.data.writer import DatasetWriter
 from fathom.errors import UserError
 from fathom.progress import progress_bar
 from fathom.simulation import TRAINING_SEED, VALIDATION_SEED, find_suite
-from fathom.simulation.demonstrations import Demonstration, Style, label_names, record
+from fathom.simulation.demonstrations import Demonstration, Style, check_expert, label_names, record
 from fathom.simulation.journal import Journal
 from fathom.simulation.suite import Robot, Suite
 from fathom.workers import Call, Workers
@@ -102,7 +102,8 @@ def collect(
 
     Raises:
         UserError: an unknown task, something already at ``root``, episodes half-collected with other arguments, a full
-            disk, an expert that fails too often, no simulator, or nothing to draw with.
+            disk, no scripted expert or one that fails too often, no simulator, or nothing to draw with.
+        RuntimeError: a simulator crashed twice over one layout.
     """
     found = find_suite(suite)
     tasks = [found.task(task) for task in tasks] or list(found.instructions)
@@ -121,9 +122,10 @@ def collect(
     console = console or Console()
     style = replace(style, noise=style.noise or found.noise)
     quotas = _quotas(tasks, episodes_per_task - validation, validation)
-    with Workers(processes or os.cpu_count() or 1, sim_python) as workers:
+    with Workers(processes or os.cpu_count() or 1, sim_python, revive=True) as workers:
         if segmentation:
             style = replace(style, label_names=_all_label_names(workers, suite, tasks, style))
+        _ask(workers, check_expert, suite, tasks, style)
         writer = DatasetWriter(root, dataset_features(found.robot, style), found.robot.fps, found.robot.name)
         plan = {"suite": suite, "tasks": list(tasks), "episodes_per_task": episodes_per_task}
         plan |= {"validation": validation, "style": asdict(style)}
@@ -169,7 +171,14 @@ def _attempts(
     """Fill the quotas; yields after every attempt that ended."""
     known: dict[int, int] = {entry["number"]: entry["frames"] for entry in journal.entries}
     free = list(range(len(workers)))
+    crashed: set[int] = set()
     recorded: deque[tuple[int, Demonstration | None]] = deque()
+
+    def attempt(number: int) -> Call:
+        quota = quotas[number // SEEDS_PER_SPLIT]
+        seed = quota.first_seed + number - quota.first_number
+        return Call(number, record, (suite.name, quota.task, seed, style))
+
     while True:
         for quota in quotas:
             while free and (number := quota.next_number()) is not None:
@@ -177,8 +186,7 @@ def _attempts(
                     quota.take(known[number])
                     yield
                     continue
-                seed = quota.first_seed + number - quota.first_number
-                workers.send(free.pop(), Call(number, record, (suite.name, quota.task, seed, style)))
+                workers.send(free.pop(), attempt(number))
         if recorded:  # the workers are busy again: time to write
             number, demonstration = recorded.popleft()
             quota = quotas[number // SEEDS_PER_SPLIT]
@@ -193,10 +201,14 @@ def _attempts(
         if len(free) == len(workers):
             return
         worker, answer = workers.receive()
-        if answer.error is not None:
-            raise RuntimeError(f"recording a demonstration failed:\n{answer.error}")
-        free.append(worker)
-        recorded.append((answer.key, answer.value))
+        if answer.error is None:
+            free.append(worker)
+            recorded.append((answer.key, answer.value))
+            continue
+        if answer.key in crashed:
+            raise RuntimeError(f"recording a demonstration failed twice:\n{answer.error}")
+        crashed.add(answer.key)
+        workers.send(worker, attempt(answer.key))
 
 
 def _features_of(demonstration: Demonstration) -> dict[str, Any]:
@@ -210,12 +222,20 @@ def _features_of(demonstration: Demonstration) -> dict[str, Any]:
 
 def _all_label_names(workers: Workers, suite: str, tasks: Sequence[str], style: Style) -> tuple[str, ...]:
     """One table of segmentation labels for all tasks: what they share first, then each task's objects."""
-    found: dict[str, tuple[str, ...]] = {}
-    for answer in workers.map(Call(task, label_names, (suite, task, style)) for task in tasks):
+    found = _ask(workers, label_names, suite, tasks, style)
+    return tuple(dict.fromkeys(name for task in tasks for name in found[task]))
+
+
+def _ask(
+    workers: Workers, function: Callable[[str, str, Style], Any], suite: str, tasks: Sequence[str], style: Style
+) -> dict[str, Any]:
+    """What a function says of each task, by the tasks' names."""
+    found: dict[str, Any] = {}
+    for answer in workers.map(Call(task, function, (suite, task, style)) for task in tasks):
         if answer.error is not None:
             raise RuntimeError(f"building {answer.key} failed:\n{answer.error}")
         found[answer.key] = answer.value
-    return tuple(dict.fromkeys(name for task in tasks for name in found[task]))
+    return found
 
 
 def _yield(quotas: list[Quota]) -> TaskYield:

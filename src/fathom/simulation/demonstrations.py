@@ -4,7 +4,6 @@ This runs in worker processes, perhaps those of another Python: writing datasets
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -110,6 +109,21 @@ def label_names(suite: str, task: str, style: Style) -> tuple[str, ...]:
     return env.segmentation_names
 
 
-@lru_cache(maxsize=2)  # a worker mostly stays with one task, and goes back for the episodes that failed
+def check_expert(suite: str, task: str, style: Style) -> None:
+    """Raise a UserError if the task has no scripted expert."""
+    env = _environment(suite, task, style)
+    env.restart(0)
+    find_suite(suite).expert(env)
+
+
+_environments: dict[tuple[str, str, Style], "Environment"] = {}
+
+
 def _environment(suite: str, task: str, style: Style) -> "Environment":
-    return style.environment(suite, task)
+    """Built once for the last two tasks: a worker mostly stays with one, and goes back for the episodes that failed."""
+    key = (suite, task, style)
+    if key not in _environments:
+        if len(_environments) == 2:
+            _environments.pop(next(iter(_environments))).close()
+        _environments[key] = style.environment(suite, task)
+    return _environments[key]
