@@ -5,6 +5,8 @@
 BIN := .venv/bin
 QUICK := not slow and not gpu and not simpler
 SLOW := slow and not gpu and not simpler
+# a process per core, each with one thread; a file's tests share their fixtures, so they stay together
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist loadfile
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -16,10 +18,10 @@ quickstart: setup ## the whole loop on a simulator, ending with a report (option
 	$(BIN)/fathom quickstart $(ARGS)
 
 test: setup ## the quick tests (options: ARGS="-k depth")
-	$(BIN)/pytest -m "$(QUICK)" --cov --cov-report=term $(ARGS)
+	$(PYTEST) -m "$(QUICK)" --cov --cov-report=term $(ARGS)
 
 test-slow: setup ## the tests that take longer, the toy quickstart among them
-	$(BIN)/pytest -m "$(SLOW)" $(ARGS)
+	$(PYTEST) -m "$(SLOW)" $(ARGS)
 
 lint: setup ## style, types and the import contract
 	$(BIN)/ruff check

@@ -1,6 +1,10 @@
 """How many samples a second the data loader delivers: 128×128 colour, depth and a window of actions, in random order.
 
-    python benchmarks/loader.py [--workers 2] [--episodes 40] [--frames 100]
+    python benchmarks/loader.py [--workers 2] [--episodes 40] [--frames 100] [--step-ms 370]
+
+The last line is the share of a training's time that it would wait for data, at `--step-ms` a step of 64 samples (370 is
+the quickstart's on two CPU cores; on a GPU give its own). Meanwhile the main process sleeps, so that the workers have
+the CPU's cores to themselves, as they have beside a GPU.
 
 It writes a dataset of its own (moving boxes before a textured wall, with their true depth) into a temporary folder,
 through the same writer as everything else, and prints one line per way of reading it.
@@ -24,6 +28,7 @@ from fathom.data.staging import Frames
 from fathom.data.writer import DatasetWriter
 
 SIZE, BATCH, BAR = 128, 64, 1000
+BAR_WAIT = 0.05
 FEATURES = {
     "observation.images.main": Feature.rgb(SIZE, SIZE),
     "observation.images.main_depth": Feature.depth(SIZE, SIZE),
@@ -77,6 +82,19 @@ def measure(batches: Iterator[Batch], seconds: float) -> float:
     return samples / (time.perf_counter() - begin)
 
 
+def wait_share(batches: Iterator[Batch], step_s: float, steps: int) -> float:
+    """The share of the time that steps of this length wait for their batches."""
+    next(batches)  # workers start and open their files
+    waited = 0.0
+    begin = time.perf_counter()
+    for _ in range(steps):
+        time.sleep(step_s)
+        asked = time.perf_counter()
+        next(batches)
+        waited += time.perf_counter() - asked
+    return waited / (time.perf_counter() - begin)
+
+
 def from_memory(dataset: LeRobotDataset, image_size: int | None) -> tuple[Iterator[Batch], float]:
     begin = time.perf_counter()
     memory = MemoryDataset.load(dataset, image_size=image_size)
@@ -89,6 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("workers", 2), ("episodes", 40), ("frames", 100)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--step-ms", type=float, default=370.0)
     options = parser.parse_args()
 
     def show(what: str, rate: float, note: str = "") -> None:
@@ -112,6 +131,10 @@ def main() -> None:
             batches, decoding = from_memory(dataset, image_size)
             show(f"decode into memory, {image_size or SIZE}²", decoding)
             show(f"random order from memory, {image_size or SIZE}²", measure(batches, 2.0))
+        stream = iter(Loader(dataset, BATCH, seed=0, workers=options.workers))
+        share = wait_share(stream, options.step_ms / 1000, steps=20)
+        told = f"bar {BAR_WAIT:.0%}: {'met' if share < BAR_WAIT else 'MISSED'}"
+        print(f"waiting for data at {options.step_ms:g} ms a step{'':<17}{share:>9.1%}          {told}", flush=True)
 
 
 if __name__ == "__main__":

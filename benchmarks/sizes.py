@@ -6,13 +6,16 @@ A size is named for its vision-language model, as PaliGemma-3B is; the two exper
 import argparse
 import os
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRMSNorm
 
+from fathom.policies import policy_type
+from fathom.policies.depth_expert.targets import Codes
 from fathom.policies.qdepth_vla import DepthConfig, QDepthVLA, QDepthVLAConfig, VisionConfig
-from fathom.policies.qdepth_vla.depth_targets import Codes
 from fathom.policies.qdepth_vla.inputs import Inputs
 from fathom.weights import parameters_unset
 
@@ -90,14 +93,17 @@ def memory(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def build(config: QDepthVLAConfig, dtype: torch.dtype, device: torch.device) -> QDepthVLA:
-    """A policy with random weights that keep the scale of what they multiply; never held in another precision."""
+def build(config: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    """The policy of a configuration, with random weights that keep the scale of what they multiply.
+
+    They are never held in another precision.
+    """
     with parameters_unset(dtype), device:
-        policy = QDepthVLA(config)
+        policy = policy_type(config)(config)  # type: ignore[call-arg]
     generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
         for module in policy.modules():
-            around = 1.0 if isinstance(module, nn.LayerNorm) else 0.0
+            around = 1.0 if isinstance(module, nn.LayerNorm | Qwen3VLTextRMSNorm) else 0.0  # Gemma's are around 0
             for name, parameter in module.named_parameters(recurse=False):
                 spread = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.02
                 parameter.normal_(around if name == "weight" else 0.0, spread, generator=generator)

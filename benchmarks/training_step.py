@@ -26,6 +26,7 @@ from timing import Rounds, take_turns, verdict
 from torch import Tensor
 
 from fathom.data.batch import Batch
+from fathom.data.draws import Draws
 from fathom.data.normalization import Normalization, Scaling
 from fathom.policies.qdepth_vla import QDepthVLA, QDepthVLAConfig
 
@@ -132,14 +133,14 @@ def problem(config: QDepthVLAConfig, size: int, device: torch.device) -> tuple[Q
 
 def our_loss(policy: QDepthVLA, batch: Batch) -> Tensor:
     """Ours."""
-    return policy.loss(batch, torch.Generator().manual_seed(5)).total(DEPTH_WEIGHT)
+    return policy.loss(batch, Draws(5)).total(DEPTH_WEIGHT)
 
 
 def peer_loss(peer: OpenPiZero, batch: Batch) -> Tensor:
-    """The peer's, with the noise and times that ours draws from its generator."""
-    generator = torch.Generator().manual_seed(5)
-    noise = torch.randn(batch.actions.shape, generator=generator).to(batch.actions)
-    time = peer.config.convention.flow.sample_time(len(noise), generator).to(noise)
+    """The peer's, with the noise and times that ours draws."""
+    draws = Draws(5)
+    noise = draws.normal(batch, (1, *batch.actions.shape[1:]), "noise")[:, 0].to(batch.actions)
+    time = peer.config.convention.flow.time_of(draws.uniform(batch, (1,), "time")[:, 0]).to(noise)
     return peer.loss(peer.policy.prepare(batch), batch.actions, noise, time, batch.depth_codes, DEPTH_WEIGHT)
 
 

@@ -14,7 +14,7 @@ from fathom.evaluation.statistics import matched_difference
 TASKS = ("reach", "push")
 
 
-def trial(seed: int, solved: str, held_out: HeldOut | None = None) -> Trial:
+def trial(seed: int, solved: str, held_out: HeldOut | None = None, parameters: int = 0) -> Trial:
     """``solved``: one letter an episode, x is a success; the two tasks stand apart."""
     solved = solved.replace(" ", "")
     each = len(solved) // len(TASKS)
@@ -22,7 +22,7 @@ def trial(seed: int, solved: str, held_out: HeldOut | None = None) -> Trial:
         EpisodeResult(TASKS[i // each], 10_000 + i % each, i % each, letter == "x", 5, 0.1)
         for i, letter in enumerate(solved)
     )
-    return Trial(seed, "0123", Result("p", "metaworld", {}, {}, episodes), held_out)
+    return Trial(seed, "0123", Result("p", "metaworld", {}, {}, episodes), held_out, parameters)
 
 
 TRIALS = {
@@ -30,7 +30,7 @@ TRIALS = {
         trial(0, "xxxx x.xx", HeldOut(4, 0.2, 0.10, 0.9)),
         trial(1, "xx.x xxxx", HeldOut(4, 0.3, 0.20, 0.9)),
     ],
-    "depth=none": [trial(0, "x... x.x.", HeldOut(4, 0.4)), trial(1, "xx.. ..x.", HeldOut(4, 0.5))],
+    "depth=none": [trial(0, "x... x.x.", HeldOut(4, 0.4), 1_234_567), trial(1, "xx.. ..x.", HeldOut(4, 0.5))],
 }
 CHANGES = {FULL: {}, "depth=none": {"policy.depth": "none"}}
 
@@ -73,10 +73,10 @@ def test_a_run_that_is_not_done_compares_the_seeds_that_both_have() -> None:
 def test_the_table_says_it_all() -> None:
     rows = compare(TRIALS, CHANGES)
     assert cells(rows[0]) == (
-        "full", "87.5 % (14/16, 64-97)", "88 88", "", "0.250 (0.200-0.300)", "0.150 (0.100-0.200)", "68.5",
+        "full", "87.5 % (14/16, 64-97)", "88 88", "", "0.250 (0.200-0.300)", "0.150 (0.100-0.200)", "68.5", "0.00 M",
     )  # fmt: skip
     shown = cells(rows[1])
-    assert shown[3].startswith("-50.0 (-") and shown[5] == "" and shown[6] == "60.0"
+    assert shown[3].startswith("-50.0 (-") and shown[5] == "" and shown[6:] == ("60.0", "1.23 M")
     console = Console(file=io.StringIO(), width=200)
     console.print(ablation_table(rows))
     text = console.file.getvalue()  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ from fathom.data.features import Feature
 from fathom.data.writer import DatasetWriter
 from fathom.errors import UserError
 from fathom.evaluation import Protocol
+from fathom.evaluation.held_out import HeldOut
 from fathom.evaluation.results import EpisodeResult, Result
 from fathom.policies.qdepth_vla import QDepthVLAConfig, VisionConfig
 from fathom.recipes import POLICY_RECIPES, ablation
@@ -101,6 +102,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Iterator[Work]:
     work = Work()
     monkeypatch.setattr(ablation, "train_policy", work.train)
     monkeypatch.setattr(ablation, "evaluate", work.evaluate)
+    monkeypatch.setattr(ablation, "measure_held_out", lambda *_: HeldOut(1, 0.5))
     yield work
 
 

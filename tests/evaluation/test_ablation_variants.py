@@ -58,6 +58,37 @@ def test_switches_lists_and_what_is_not_there_yet() -> None:
     assert read("episodes_per_task=none", recipe=few)[0].recipe == RECIPE
 
 
+def test_another_recipe_is_trained_on_the_same_data_with_the_same_budget() -> None:
+    """Its policy and what weighs its losses are its own."""
+    longer = replace(RECIPE, training=replace(RECIPE.training, steps=7, batch_size=3), episodes_per_task=9)
+    plain, baseline, both = read(
+        "recipe=deepvision_quickstart",
+        "recipe=deepvision_quickstart+expert=none",
+        "recipe=deepvision_depth_quickstart+depth.grid=8+steps=5",
+        recipe=longer,
+    )
+    own = policy_recipe("deepvision_quickstart")
+    assert plain.recipe.policy == own.policy and plain.recipe.depth_weight == own.depth_weight == 0
+    assert plain.recipe.training == longer.training and plain.recipe.episodes_per_task == 9
+    assert plain.changes == {"recipe": "deepvision_quickstart"}
+    assert baseline.recipe == replace(plain.recipe, policy=replace(own.policy, expert=None))
+    assert baseline.changes == {"recipe": "deepvision_quickstart", "policy.expert": "none"}
+    assert both.recipe.policy.depth is not None and both.recipe.policy.depth.grid == 8
+    assert both.recipe.training == replace(longer.training, steps=5)
+
+
+def test_deepvisions_variants() -> None:
+    """Every choice that the paper varies is one change away."""
+    recipe = policy_recipe("deepvision_quickstart")
+    names = "expert=none fusion=early fusion=aligned which=first which=uniform coupled=2 encoder=siglip pruning=none"
+    names += " keep=64 keep=0.25 guide=cls+first_layer=0 guide=instruction first_layer=2 reads=prompt positions=native"
+    found = read(*names.split(), "expert.kv_heads=4", recipe=recipe)
+    of = {variant.name: variant.recipe.policy.expert for variant in found}  # type: ignore[attr-defined]
+    assert of["expert=none"] is None and of["pruning=none"].pruning is None
+    assert (of["keep=64"].pruning.keep, of["keep=0.25"].pruning.keep) == (64, 0.25)
+    assert (of["which=first"].joining, of["encoder=siglip"].encoder) == ((0, 1, 2), "siglip")
+
+
 @pytest.mark.parametrize(
     ("items", "told"),
     [
@@ -70,6 +101,8 @@ def test_switches_lists_and_what_is_not_there_yet() -> None:
         (["depth_weight=0.1"], "changes nothing"),
         (["blind=false"], "changes nothing"),
         (["depth=none", "policy.depth=None"], "are the same variant"),
+        (["recipe=quikstart"], "no recipe called 'quikstart': did you mean quickstart"),
+        (["recipe=quickstart"], "changes nothing"),
         (["depth_weight=0", "depth_weight=0.0"], "are the same variant"),
     ],
 )
@@ -82,3 +115,21 @@ def test_a_value_of_the_wrong_type_is_told_as_for_train(capsys: pytest.CaptureFi
     with pytest.raises(SystemExit) as ended:
         read("visibility=all")
     assert ended.value.code == 2 and "within_modality" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("item", "told"),
+    [
+        ("coupled=9", "expert.coupled is 9, but the vision expert has only 4 layers"),
+        ("coupled=4+policy.layers=3", "expert.coupled is 4, but the language model has only 3 layers to meet"),
+        ("keep=257", "expert.pruning.keep is 257, but the vision expert has only 256 patch tokens"),
+        ("guide=cls", "only the first 1 of the vision expert come before the layers that meet"),
+    ],
+)
+def test_a_vision_expert_that_cannot_be_is_told_in_a_sentence(
+    item: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        read(item, recipe=policy_recipe("deepvision_quickstart"))
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert ended.value.code == 2 and told in said

@@ -52,6 +52,10 @@ def test_a_variant_finds_its_number_by_what_it_changes() -> None:
     assert ablation_of({"policy.depth.target": "latents"}) is None
     assert ablation_of({"policy.blind": "true"}) is None
     assert ablation_of({"policy.depth.target": "pixels", "policy.depth.visibility": "dreamvla"}) is None
+    assert ablation_of({"recipe": "quickstart"}) is None
+    theirs = {"policy.expert": "none", "policy.expert.fusion": "early", "policy.expert.pruning.guide": "instruction"}
+    rates = [ablation_of({path: value}, "deepvision_vla") for path, value in theirs.items()]
+    assert (ablation_of({}, "deepvision_vla"), *rates) == (88.0, 65.5, 73.0, 84.0), "as in SPEC section 3"
 
 
 def result(suite: str, solved: dict[str, int], of: int = 10) -> Result:

@@ -55,17 +55,82 @@ def test_tokens_that_are_dropped_are_as_if_they_were_padding(mixture, blocks):
     gathered.advance()
     masked.advance()
     gathered.select({"b": kept})
-    still = torch.zeros(2, 5, dtype=torch.bool).scatter(1, kept, True)
-    run = masked._runs["b"]
-    run.blocks = [Block("b", run.hidden, run.blocks[0].positions, still)]
-    masked._masks.clear()
+    masked.hide({"b": torch.ones(2, 5, dtype=torch.bool).scatter(1, kept, False)})
     for _ in range(2):
         gathered.advance()
         masked.advance()
     assert gathered.outputs()["b"].shape[1] == 2
+    assert torch.equal(gathered.kept("b"), kept) and gathered.kept("a") is None
     torch.testing.assert_close(gathered.outputs()["a"], masked.outputs()["a"], atol=1e-5, rtol=0)
     expected = torch.stack([masked.outputs()["b"][row, kept[row]] for row in range(2)])
     torch.testing.assert_close(gathered.outputs()["b"], expected, atol=1e-5, rtol=0)
+
+
+def test_what_is_selected_twice_keeps_its_first_numbers(mixture, blocks):
+    passing = mixture.begin(blocks)
+    passing.select({"b": torch.tensor([[0, 2, 3], [1, 3, 4]])})
+    passing.select({"b": torch.tensor([[1, 2], [0, 2]])})
+    assert passing.kept("b").tolist() == [[2, 3], [1, 4]]
+
+
+@pytest.mark.parametrize("backend", ["eager", "sdpa", "flex"])
+def test_hidden_from_the_first_step_on_is_as_hidden_by_the_table(backend, make_stream, blocks):
+    torch.manual_seed(0)
+    streams = {"a": make_stream(32), "b": make_stream(16)}
+    carries = {"a": "a", "b": "b"}
+    blind = Mixture(streams, carries, Visibility({"a": "a", "b": ""}, causal={"a": "a"}), backend=backend)
+    with torch.no_grad():  # flex has no backward on a CPU
+        expected, _ = blind(blocks)
+        passing = Mixture(streams, carries, TABLE, backend=backend).begin(blocks)
+        passing.hide({"b": torch.ones(2, 5, dtype=torch.bool)})
+        for _ in range(3):
+            passing.advance()
+    torch.testing.assert_close(passing.outputs()["a"], expected["a"], atol=1e-5, rtol=0)
+
+
+def test_what_is_hidden_from_a_later_step_on_was_read_before(mixture, blocks):
+    """Step by step: the mask of a step is that of its own tokens, also for who reads them out of the cache."""
+    reader = Visibility({"a": "a b", "b": "b"})
+    mixture.visibility = reader
+    seen, kept_back = mixture.begin([blocks[1]]), mixture.begin([blocks[1]])
+    everything = {"b": torch.ones(2, 5, dtype=torch.bool)}
+    for passing in (seen, kept_back):
+        passing.advance()
+    kept_back.hide(everything)
+    for passing in (seen, kept_back):
+        passing.advance()
+        passing.advance()
+    masses = []
+    for cache in (seen.cache, kept_back.cache):
+        passing = mixture.begin([blocks[0]], cache)
+        for _ in mixture.plan:
+            passing.advance()
+            masses.append(passing.attention("a")[..., passing.keys("b")].sum(-1).mean().item())
+    read, unread = masses[:3], masses[3:]
+    assert unread[0] == pytest.approx(read[0], abs=1e-6) and unread[0] > 0
+    assert unread[1:] == [0, 0] and min(read) > 0
+
+
+def test_a_watcher_takes_part_in_every_pass_while_it_watches(mixture, blocks):
+    class Doubling:
+        places = ()
+
+        def before(self, passing):
+            self.places += (("before", passing.place, passing.blocks),)
+            passing.add("a", passing.hidden("a"))
+
+        def after(self, passing):
+            self.places += (("after", passing.place),)
+
+    watcher, passing = Doubling(), mixture.begin(blocks)
+    with mixture.watched(watcher):
+        doubled, _ = mixture(blocks)
+    assert watcher.places[:3] == (("before", 0, ("a", "b")), ("after", 1), ("before", 1, ("a", "b")))
+    for _ in mixture.plan:
+        passing.add("a", passing.hidden("a"))
+        passing.advance()
+    assert torch.equal(doubled["a"], passing.outputs()["a"])
+    assert len(watcher.places) == 6  # and no more afterwards
 
 
 def test_what_is_added_between_two_steps_goes_into_the_next(mixture, blocks):

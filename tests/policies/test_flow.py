@@ -6,7 +6,7 @@ from scipy import stats
 
 from fathom.policies.conventions import CONVENTIONS
 from fathom.policies.flow import Flow
-from fathom.policies.qdepth_vla.experts import ActionEncoder
+from fathom.policies.qdepth_vla.action_encoder import ActionEncoder
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)
@@ -56,7 +56,7 @@ def test_integrating_the_true_velocity_arrives_at_the_data(name):
 @pytest.mark.parametrize("name", CONVENTIONS)
 def test_training_times_follow_the_published_beta(name):
     flow = CONVENTIONS[name].flow
-    times = flow.sample_time(20_000, torch.Generator().manual_seed(0))
+    times = flow.time_of(torch.rand(20_000, generator=torch.Generator().manual_seed(0)))
     # openpi: t = 0.999 b + 0.001; open-pi-zero: t = 0.999 (1 - b)
     beta = (times - 0.001) / 0.999 if name == "openpi" else 1 - times / 0.999
     assert stats.kstest(beta.double().numpy(), stats.beta(1.5, 1).cdf).pvalue > 0.01

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from fathom.data.draws import Draws
+
 from .test_qdepth_vla import observation_of
 
 pytestmark = pytest.mark.gpu
@@ -32,6 +34,6 @@ def test_the_captured_chunk_gives_the_same_actions(changes, make_policy, make_ba
 def test_a_training_step_runs(make_policy, make_batch):
     policy = make_policy().cuda()
     with torch.autocast("cuda", torch.bfloat16):
-        loss = policy.loss(make_batch(), torch.Generator().manual_seed(0)).total(0.1)
+        loss = policy.loss(make_batch(), Draws(0)).total(0.1)
     loss.backward()
     assert loss.isfinite() and policy.action_decoder.weight.grad.isfinite().all()

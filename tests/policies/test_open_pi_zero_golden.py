@@ -73,7 +73,7 @@ def test_actions_are_open_pi_zeros(policy, cases):
 
 
 def test_loss_is_open_pi_zeros(policy, cases, monkeypatch):
-    monkeypatch.setattr(torch, "randn", lambda *_, **__: cases["noise"])
-    monkeypatch.setattr("fathom.policies.flow.Flow.sample_time", lambda *_: cases["t"])
+    monkeypatch.setattr("fathom.data.draws.Draws.normal", lambda *_: cases["noise"][:, None])
+    monkeypatch.setattr("fathom.policies.flow.Flow.time_of", lambda *_: cases["t"])
     loss = policy.loss(batch_of(cases)).action
     torch.testing.assert_close(loss, cases["expected_loss"][0], atol=1e-5, rtol=0)

@@ -179,8 +179,8 @@ def test_the_loss_is_theirs(theirs, ours, case, monkeypatch):
     observation, noise = case
     actions, time = torch.rand(2, HORIZON, ACTION), torch.tensor([0.2, 0.9])
     expected = theirs(**their_inputs(observation), noise=noise, timestep=time, actions=actions).loss
-    monkeypatch.setattr(torch, "randn", lambda *_, **__: noise)
-    monkeypatch.setattr("fathom.policies.flow.Flow.sample_time", lambda *_: time)
+    monkeypatch.setattr("fathom.data.draws.Draws.normal", lambda *_: noise[:, None])
+    monkeypatch.setattr("fathom.policies.flow.Flow.time_of", lambda *_: time)
     batch = Batch(**vars(observation), actions=actions, action_is_pad=torch.zeros(2, HORIZON, dtype=torch.bool))
     torch.testing.assert_close(ours.loss(batch).action, expected, atol=1e-4, rtol=0)
 

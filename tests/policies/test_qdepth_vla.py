@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fathom.data.batch import Observation
+from fathom.data.draws import Draws
 from fathom.errors import UserError
 from fathom.policies import load_policy
 from fathom.policies.qdepth_vla import VISIBILITY, DepthConfig, QDepthVLAConfig
@@ -32,7 +33,7 @@ def test_a_few_steps_of_training_lower_the_loss(name, make_policy, make_batch):
     optimizer = torch.optim.AdamW(policy.parameters(), 3e-3)
     totals = []
     for _ in range(25):
-        loss = policy.loss(batch, torch.Generator().manual_seed(0)).total(0.1)
+        loss = policy.loss(batch, Draws(0)).total(0.1)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -88,7 +89,7 @@ def test_padded_actions_do_not_count(make_policy, make_batch):
     # Their content still enters as noisy input, so the noise-free part is compared: the gradient of the output.
     captured = []
     policy.action_decoder.register_forward_hook(lambda *args: captured.append(args[2]) or args[2].retain_grad())
-    policy.loss(replace(batch, action_is_pad=pad), torch.Generator().manual_seed(0)).action.backward()
+    policy.loss(replace(batch, action_is_pad=pad), Draws(0)).action.backward()
     assert captured[0].grad[:, 2:].abs().max() == 0
     assert captured[0].grad[:, :2].abs().min() > 0
 
@@ -97,14 +98,14 @@ def test_more_flow_draws_are_the_mean_of_single_ones(make_policy, make_batch, mo
     batch = make_batch()
     once, twice = make_policy().eval(), make_policy(flow_draws=2).eval()
     noise, time = torch.randn(6, 4, 3), torch.rand(6)
-    monkeypatch.setattr("fathom.policies.flow.Flow.sample_time", lambda *_: time_now)
+    monkeypatch.setattr("fathom.policies.flow.Flow.time_of", lambda *_: time_now)
     singles = []
     for draw in range(2):
         time_now = time[draw::2]
-        monkeypatch.setattr(torch, "randn", lambda *_, d=draw, **__: noise[d::2])
+        monkeypatch.setattr(Draws, "normal", lambda *_, d=draw: noise[d::2, None])
         singles.append(once.loss(batch).action)
     time_now = time
-    monkeypatch.setattr(torch, "randn", lambda *_, **__: noise)
+    monkeypatch.setattr(Draws, "normal", lambda *_: noise.unflatten(0, (3, 2)))
     torch.testing.assert_close(twice.loss(batch).action, sum(singles) / 2, atol=1e-6, rtol=1e-5)
 
 
@@ -138,8 +139,8 @@ def test_depth_loss_is_the_cross_entropy_of_equation_3(make_policy, make_batch):
 def test_codes_computed_beforehand_give_the_same_loss(make_policy, make_batch):
     policy, batch = make_policy(), make_batch()
     codes = policy.depth_tokenizer.encode(batch.depth)
-    early = policy.loss(replace(batch, depth=None, depth_codes=codes), torch.Generator().manual_seed(0))
-    late = policy.loss(batch, torch.Generator().manual_seed(0))
+    early = policy.loss(replace(batch, depth=None, depth_codes=codes), Draws(0))
+    late = policy.loss(batch, Draws(0))
     assert early.depth == late.depth
 
 

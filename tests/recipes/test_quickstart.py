@@ -16,7 +16,7 @@ from fathom.data.batch import Observation
 from fathom.data.dataset import open_dataset
 from fathom.policies import load_policy
 from fathom.recipes.quickstart import quickstart_toy
-from fathom.training.checkpoint import load_state
+from fathom.training.checkpoint import finished
 
 
 def start(*arguments: str, folder: Path) -> subprocess.Popen:
@@ -37,7 +37,7 @@ def run(tmp_path_factory) -> Path:
     first = start(*command, folder=folder)
     try:
         deadline = time.monotonic() + 300
-        while not (folder / "run/policy/checkpoint.pt").exists():
+        while not finished(folder / "run/policy"):
             assert first.poll() is None, first.communicate()[0]
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -45,7 +45,7 @@ def run(tmp_path_factory) -> Path:
         first.kill()
         first.communicate()
     assert not (folder / "run/policy/config.json").exists()  # it was killed before it was done
-    assert 0 < load_state(folder / "run/policy")["step"] < quickstart_toy().policy.training.steps
+    assert 0 < finished(folder / "run/policy")[-1].step < quickstart_toy().policy.training.steps
     untouched = (folder / "run/tokenizer/model.safetensors").stat().st_mtime_ns
     second = start(*command, folder=folder)
     output, _ = second.communicate(timeout=600)

@@ -2,13 +2,19 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
 from fathom.mixture import Visibility
+from fathom.policies.deepvision_vla import DeepVisionVLA
 from fathom.policies.qdepth_vla import VISIBILITY, DepthConfig
+from fathom.recipes.deepvision import deepvision_quickstart
+from fathom.report import sections
 from fathom.report.html import visibility_table
-from fathom.report.sections import token_counts, visibility_cells
+from fathom.report.run import Run
+from fathom.report.sections import visibility_cells
 
 from .conftest import POLICY
 
@@ -42,7 +48,16 @@ def test_causal_reading_is_marked() -> None:
 
 
 def test_tokens_are_counted() -> None:
-    assert token_counts(POLICY) == {"image": 16, "text": 32, "depth": 16, "proprio": 1, "action": 2}
+    assert POLICY.tokens == {"image": 16, "text": 32, "depth": 16, "proprio": 1, "action": 2}
     two = replace(POLICY, cameras=("main", "wrist"), depth=DepthConfig(grid=8))
-    assert token_counts(two)["image"] == 32 and token_counts(two)["depth"] == 16
-    assert list(token_counts(replace(POLICY, depth=None))) == ["image", "text", "proprio", "action"]
+    assert two.tokens["image"] == 32 and two.tokens["depth"] == 16
+    assert list(replace(POLICY, depth=None).tokens) == ["image", "text", "proprio", "action"]
+
+
+def test_the_table_of_a_policy_with_a_vision_expert() -> None:
+    """Its blocks, with as many tokens as meet the language model: CLS, four registers, half of 16 x 16 patches."""
+    with torch.device("meta"):
+        policy = DeepVisionVLA(deepvision_quickstart().policy)
+    shown = sections.visibility(Run(Path(), {}, {}, {}, None, None, policy))
+    assert "<h2>Who reads whom</h2>" in shown and "expert_main" in shown and "133" in shown
+    assert policy.config.tokens == {"prompt": 64 + 12, "action": 8, "proprio": 1, "expert_main": 133}

@@ -12,12 +12,13 @@ import pytest
 import torch
 from vector_quantize_pytorch.vector_quantize_pytorch import Codebook
 
+from fathom.data.loader import Loader
 from fathom.depth import quantizers
 from fathom.depth.tokenizer import DepthTokenizer
 from fathom.errors import UserError
 from fathom.policies import load_policy
 from fathom.policies.qdepth_vla import DepthConfig, QDepthVLA
-from fathom.training.checkpoint import load_state
+from fathom.training.checkpoint import _Writer, finished
 from fathom.training.config import OptimizerConfig
 from fathom.training.policy import train_policy
 from fathom.training.tokenizer import read_score, train_tokenizer
@@ -66,7 +67,7 @@ def names(folder: Path) -> set[str]:
 class TestTokenizer:
     def test_what_is_left_behind(self, tokenizer_folder):
         assert names(tokenizer_folder) >= {"config.json", "model.safetensors", "score.json", "metrics.jsonl"}
-        assert "checkpoint.pt" not in names(tokenizer_folder)
+        assert not finished(tokenizer_folder)
         assert [line["step"] for line in log(tokenizer_folder)] == list(range(1, STEPS + 1))
         assert read_score(tokenizer_folder).frames == 8  # those of the validation episode
 
@@ -119,7 +120,7 @@ class TestPolicy:
         policy = train_policy(dataset, POLICY, tmp_path / "run", tokenizer)
         found = names(tmp_path / "run")
         assert found >= {"config.json", "model.safetensors", "normalization.json", "tokenizer.json", "metrics.jsonl"}
-        assert "checkpoint.pt" not in found
+        assert not any(name.startswith("checkpoints") for name in found)
         assert weights(tmp_path / "run" / "depth_tokenizer") == weights(tokenizer_folder)
         assert (policy.config.state_dim, policy.config.action_dim) == (5, 3)
         lines = log(tmp_path / "run")
@@ -147,7 +148,7 @@ class TestPolicy:
         train_policy(dataset, recipe, tmp_path / "whole", tokenizer)
         with killed(QDepthVLA, 3):
             train_policy(dataset, recipe, tmp_path / "killed", tokenizer)
-        assert load_state(tmp_path / "killed")["step"] == EVERY
+        assert finished(tmp_path / "killed")[-1].step == EVERY
         assert "config.json" not in names(tmp_path / "killed")
         done = watch(monkeypatch, QDepthVLA)
         train_policy(dataset, recipe, tmp_path / "killed", tokenizer)
@@ -168,21 +169,21 @@ class TestPolicy:
 
     def test_a_full_disk_keeps_the_checkpoint_before(self, dataset, tokenizer, tmp_path, monkeypatch):
         train_policy(dataset, POLICY, tmp_path / "whole", tokenizer)
-        save, saved = torch.save, []
+        write, written = _Writer.write_data, []
 
-        def full(state, path):
-            if saved:
-                path.write_bytes(b"half of it")
+        def full(writer, *arguments):
+            if written:
+                (writer.folder / "shard").write_bytes(b"half of it")
                 raise OSError(errno.ENOSPC, "No space left on device")
-            saved.append(state["step"])
-            save(state, path)
+            written.append(writer)
+            return write(writer, *arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr("fathom.training.checkpoint.torch.save", full)
+            patch.setattr(_Writer, "write_data", full)
             with pytest.raises(UserError, match="disk is full"):
                 train_policy(dataset, POLICY, tmp_path / "run", tokenizer)
-        assert load_state(tmp_path / "run")["step"] == EVERY
-        assert not [name for name in names(tmp_path / "run") if "tmp" in name or name.startswith(".")]
+        assert [saved.step for saved in finished(tmp_path / "run")] == [EVERY]
+        assert not [name for name in names(tmp_path / "run") if "tmp" in name or "/." in name]
         train_policy(dataset, POLICY, tmp_path / "run", tokenizer)  # there is space again
         assert weights(tmp_path / "run") == weights(tmp_path / "whole")
 
@@ -214,6 +215,36 @@ class TestRefusedPolicy:
         with pytest.raises(UserError, match="'wrist'"):
             train_policy(dataset, recipe, tmp_path / "run", tokenizer)
         assert not (tmp_path / "run").exists()
+
+    def test_episodes_that_are_shorter_than_the_horizon(self, tokenizer, tmp_path):
+        root = record(tmp_path / "dataset", length=3)
+        with pytest.raises(UserError, match=r"horizon = 4 .* longest episode \(3 frames\)"):
+            train_policy(root, POLICY, tmp_path / "run", tokenizer)
+        assert not (tmp_path / "run").exists()
+
+    def test_a_worker_that_dies(self, dataset, monkeypatch, tmp_path):
+        """Torch's own words for it become a sentence, and what was saved is gone on from."""
+
+        class Dying:
+            def __init__(self, *arguments, start_step, **options):
+                self.inner, self.left = Loader(*arguments, start_step=start_step, **options), 3
+
+            def __iter__(self):
+                for batch in self.inner:
+                    if not self.left:
+                        raise RuntimeError("DataLoader worker (pid 77) is killed by signal: Killed. ")
+                    self.left -= 1
+                    yield batch
+
+        recipe = replace(WITHOUT_DEPTH, training=replace(TRAINING, in_memory=False))
+        train_policy(dataset, recipe, tmp_path / "whole")
+        with monkeypatch.context() as patch:
+            patch.setattr("fathom.training.batches.Loader", Dying)
+            with pytest.raises(UserError, match=r"worker \(pid 77\).* lower training.workers"):
+                train_policy(dataset, recipe, tmp_path / "run")
+        assert finished(tmp_path / "run")[-1].step == EVERY
+        train_policy(dataset, recipe, tmp_path / "run")
+        assert weights(tmp_path / "run") == weights(tmp_path / "whole")
 
     def test_depth_that_the_data_lacks(self, tokenizer, tmp_path):
         root = record(tmp_path / "dataset", depth=False)

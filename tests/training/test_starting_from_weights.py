@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fathom.data.dataset import open_dataset
+from fathom.data.draws import Draws
 from fathom.errors import UserError
 from fathom.policies import load_policy
 from fathom.training.policy import train_policy
@@ -70,7 +71,7 @@ def test_a_larger_network_serves_a_smaller_robot(dataset, tmp_path):
     batch = open_dataset(small, horizon=4).batch([0, 1])
     assert policy.sample_actions(batch).shape == (2, 4, 2)
     policy.zero_grad()
-    policy.loss(batch, torch.Generator().manual_seed(0)).action.backward()
+    policy.loss(batch, Draws(0)).action.backward()
     grad = policy.action_decoder.weight.grad
     assert grad[:2].any() and not grad[2].any()
 

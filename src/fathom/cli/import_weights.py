@@ -155,5 +155,71 @@ class ImportPi0:
         _tell(self.out, done)
 
 
+@dataclass(frozen=True)
+class ImportQwen3VL:
+    """Make a start for training a DeepVision-VLA from Qwen3-VL and DINOv3."""
+
+    source: tyro.conf.Positional[str]
+    """A folder of transformers' Qwen3VLForConditionalGeneration, or a hub id."""
+
+    out: Path
+    """The folder to write."""
+
+    vision: str | None = None
+    """A folder of transformers' DINOv3ViTModel, or a hub id; without it the start is the baseline, QwenVLA-OFT."""
+
+    coupled: int = 16
+    """Layers of the vision expert that meet as many of the language model's last ones."""
+
+    image_size: int = 256
+    """Side of the picture that the language model's own tower sees, in pixels."""
+
+    expert_image_size: int = 512
+    """Side of the picture that the vision expert sees, in pixels."""
+
+    proprio: bool = False
+    """Also read the robot's state (the paper does not)."""
+
+    horizon: int = 8
+    """Actions in a chunk."""
+
+    state_dim: int = 7
+    """Numbers of the robot's state; a robot with fewer is padded."""
+
+    action_dim: int = 7
+    """Numbers of one action; a robot with fewer is padded."""
+
+    cameras: tuple[str, ...] = ("main",)
+    """Views in the order of their tokens, `main` first."""
+
+    text_tokens: int = 48
+    """Tokens of an instruction with what Qwen's template puts behind it, padding included."""
+
+    seed: int = 0
+    """Of the first values."""
+
+    def run(self) -> None:
+        from fathom.errors import UserError
+        from fathom.policies.deepvision_vla import DeepVisionVLAConfig, ExpertConfig, TowerConfig
+        from fathom.policies.weights import import_qwen3_vl
+
+        try:
+            # Which tokens are pruned is a choice of the training's recipe.
+            expert = ExpertConfig(coupled=self.coupled, image_size=self.expert_image_size, pruning=None)
+            config = DeepVisionVLAConfig(
+                state_dim=self.state_dim,
+                action_dim=self.action_dim,
+                horizon=self.horizon,
+                cameras=self.cameras,
+                text_tokens=self.text_tokens,
+                vision=TowerConfig(image_size=self.image_size),
+                expert=expert,
+                proprio=self.proprio,
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        _tell(self.out, import_qwen3_vl(self.source, self.vision, self.out, config, seed=self.seed))
+
+
 def _tell(out: Path, done: "Imported") -> None:
     print("\n".join([*done.lines, f"written to {out}"]))

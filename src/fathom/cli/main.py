@@ -2,7 +2,8 @@
 
 To add a verb: write its module beside this one (`fathom.cli.doctor` is the shortest), and name it in ``VERBS``.
 
-Exit codes: 0 done; 1 a check failed or items were skipped; 2 bad input; 130 interrupted.
+Exit codes: 0 done; 1 a check failed or items were skipped; 2 bad input; 130 interrupted; 143 told to
+stop by SIGTERM, with a training's state saved.
 """
 
 import os
@@ -16,21 +17,28 @@ from typing import Annotated, Any, NoReturn, Union, cast
 import tyro
 
 from fathom.cli.ablate import Ablate
+from fathom.cli.analyze import AnalyzeGrounding
 from fathom.cli.annotate import Annotate
 from fathom.cli.collect import Collect
 from fathom.cli.convert import ConvertHdf5, ConvertLeRobot, ConvertRlds
 from fathom.cli.degrade import Degrade
 from fathom.cli.doctor import Doctor
 from fathom.cli.eval import Eval
-from fathom.cli.import_weights import ImportOpenPiZero, ImportPaliGemma, ImportPi0
+from fathom.cli.import_weights import ImportOpenPiZero, ImportPaliGemma, ImportPi0, ImportQwen3VL
 from fathom.cli.inspect import Inspect
 from fathom.cli.quickstart import Quickstart
 from fathom.cli.report import Report
-from fathom.cli.tokenizer import TokenizerEval, TokenizerTrain
+from fathom.cli.tokenizer import TokenizerEncode, TokenizerEval, TokenizerTrain
 from fathom.cli.train import Train
 from fathom.cli.verb import STYLE, Group, RecipeVerb, Verb, with_settings
 from fathom.cli.verify import VerifyLeRobot, VerifyOpenPiZero, VerifyVideoDepthAnything
+from fathom.cli.vlm_align import VlmAlign
+from fathom.cli.vlm_ask import VlmAsk
+from fathom.cli.vlm_demo import VlmDemo
+from fathom.cli.vlm_finetune import VlmFinetune
+from fathom.cli.vlm_pairs import VlmPairs
 from fathom.cli.vlm_questions import VlmQuestions
+from fathom.cli.vlm_quickstart import VlmQuickstart
 from fathom.cli.vlm_score import VlmEval, VlmScore
 from fathom.errors import UserError
 from fathom.files import is_full_disk
@@ -46,20 +54,36 @@ VERBS: dict[str, type[Verb] | Group] = {
     "degrade": Degrade,
     "inspect": Inspect,
     "tokenizer": Group(
-        "Train and measure the depth tokenizer, which turns depth pictures into codes.",
-        {"train": TokenizerTrain, "eval": TokenizerEval},
+        "Train and measure the depth tokenizer, which turns depth pictures into codes, and write codes into a dataset.",
+        {"train": TokenizerTrain, "eval": TokenizerEval, "encode": TokenizerEncode},
     ),
     "import": Group(
         "Make a policy, or a start for training one, from a checkpoint of another code base.",
-        {"paligemma": ImportPaliGemma, "open-pi-zero": ImportOpenPiZero, "pi0": ImportPi0},
+        {
+            "paligemma": ImportPaliGemma,
+            "open-pi-zero": ImportOpenPiZero,
+            "pi0": ImportPi0,
+            "qwen3-vl": ImportQwen3VL,
+        },
     ),
     "train": Train,
     "eval": Eval,
     "ablate": Ablate,
+    "analyze": Group("Look into policies.", {"grounding": AnalyzeGrounding}),
     "report": Report,
     "vlm": Group(
-        "Ask pictures how far things are, and score the answers.",
-        {"questions": VlmQuestions, "score": VlmScore, "eval": VlmEval},
+        "Train vision-language models that see depth, ask them how far things are, score the answers.",
+        {
+            "quickstart": VlmQuickstart,
+            "pairs": VlmPairs,
+            "align": VlmAlign,
+            "finetune": VlmFinetune,
+            "ask": VlmAsk,
+            "demo": VlmDemo,
+            "questions": VlmQuestions,
+            "score": VlmScore,
+            "eval": VlmEval,
+        },
     ),
     "verify": Group(
         "Compare our results with those of the code that defines them.",
@@ -167,7 +191,9 @@ def _choice(verbs: Mapping[str, type[Verb] | Group]) -> Any:
 
 
 def _say(sentence: str) -> None:
-    """One line on standard error, in red where there is colour."""
+    """One line on standard error, in red where there is colour; of several processes the first says it."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     from rich.console import Console
     from rich.text import Text
 

@@ -42,6 +42,30 @@ class TokenizerTrain:
 
 
 @dataclass(frozen=True)
+class TokenizerEncode:
+    """Write a dataset's depth codes into it, so that training need not compute them."""
+
+    dataset: tyro.conf.Positional[Path]
+    """A LeRobot dataset with a depth feature; do this before anything is trained on it."""
+
+    tokenizer: tyro.conf.Positional[Path]
+    """The tokenizer's folder."""
+
+    name: str = "depth.codes"
+    """Name of the new feature."""
+
+    depth: str | None = None
+    """Whose codes, as `noisy_depth`; by default `main_depth`."""
+
+    def run(self) -> None:
+        from fathom.depth.tokenizer import DepthTokenizer
+        from fathom.training.encode import encode
+
+        episodes = encode(self.dataset, DepthTokenizer.load(self.tokenizer), name=self.name, depth=self.depth)
+        print(f"{episodes} episodes have {self.name}")
+
+
+@dataclass(frozen=True)
 class TokenizerEval:
     """Measure how well a depth tokenizer reconstructs a dataset's depth, and how it uses its codes."""
 

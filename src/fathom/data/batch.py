@@ -64,6 +64,29 @@ class Batch(Observation):
     future_is_pad: Bool[Tensor, " batch"] | None = None
 
 
+@dataclass(frozen=True)
+class Whole:
+    """What of a step's whole batch counts: by this the losses of its parts are divided, so that they add up.
+
+    The parts may be computed one after another, or by several processes.
+
+    Attributes:
+        action_is_pad: see :class:`Batch`, of all samples.
+        future_is_pad: likewise; ``None`` if nothing ahead is read.
+    """
+
+    action_is_pad: Bool[Tensor, "batch horizon"]
+    future_is_pad: Bool[Tensor, " batch"] | None = None
+
+    @classmethod
+    def of(cls, batch: Batch) -> Self:
+        """That of a batch which is no part of another."""
+        return cls(batch.action_is_pad, batch.future_is_pad)
+
+    def __len__(self) -> int:
+        return len(self.action_is_pad)
+
+
 def _to(value: object, device: torch.device | str) -> object:
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)

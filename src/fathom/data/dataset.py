@@ -84,7 +84,10 @@ class LeRobotDataset(Dataset[Sample]):
         pictures: the names of the picture features that are decoded.
         horizon: length of the window of actions.
         future: how many frames ahead depth is read too; 0 for the present alone.
+        codes: the feature with a depth tokenizer's codes, see :meth:`with_codes`.
     """
+
+    codes: str | None = None
 
     def __init__(
         self,
@@ -203,7 +206,16 @@ class LeRobotDataset(Dataset[Sample]):
             action_is_pad=torch.from_numpy(is_pad),
             index=torch.from_numpy(self.columns["index"][frames]),
             future_is_pad=torch.from_numpy(self.ahead(frames)[1]) if self.future else None,
+            depth_codes=self._codes(frames),
+            future_depth_codes=self._codes(self.ahead(frames)[0]) if self.future else None,
         )
+
+    def with_codes(self, name: str) -> Self:
+        """The same dataset with the depth codes of a feature in place of depth, which is not decoded."""
+        coded = self.twin()
+        coded.codes = name
+        coded.pictures = [name for name in self.pictures if self.info.features[name].kind != "depth"]
+        return coded
 
     def twin(self) -> Self:
         """The same dataset with decoders of its own, for another thread."""
@@ -247,6 +259,9 @@ class LeRobotDataset(Dataset[Sample]):
         path, begin = self.episodes[self._episode_of[i]].videos[name]
         pictures = "gray12le" if name in self._codecs else "rgb24"
         return self._readers.get(path, pictures, self.fps).picture_at(begin + float(self.columns["timestamp"][i]))
+
+    def _codes(self, frames: Indices) -> Tensor | None:
+        return None if self.codes is None else torch.from_numpy(self.columns[self.codes][frames]).long()
 
     def _stack(self, name: str, frames: Indices) -> Tensor:
         """The pictures of ``frames``, written straight to where they stay."""

@@ -1,4 +1,4 @@
-"""Adding a video feature to a dataset that is already there; everything else in it stays as it is, bit for bit."""
+"""Adding a feature to a dataset that is already there; everything else in it stays as it is."""
 
 import json
 import shutil
@@ -12,20 +12,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from fathom.data.columns import add_column
 from fathom.data.features import VIDEO_PATH, DatasetInfo, Feature
 from fathom.data.joining import join_episodes
 from fathom.data.metadata import read_episodes, read_table
 from fathom.data.staging import StagedEpisode, stage
-from fathom.data.statistics import picture_stats, to_lists
+from fathom.data.statistics import FeatureStats, picture_stats, to_lists, vector_stats
 from fathom.data.writer import prepared
 from fathom.errors import UserError
 from fathom.files import atomically, full_disk_is_told, sync, write_json
 
 Row = dict[str, Any]
+_Put = tuple[list[Row], list[FeatureStats], FeatureStats]
+"""Of each episode where it lies and its statistics, and those of all."""
 
 
 class FeatureAdder:
-    """Adds one video feature; any number of processes may stage its episodes, one of them finishes it.
+    """Adds one feature, depth video or vectors; any number of processes may stage its episodes, one finishes it.
 
     What is staged lies beside the dataset in ``<root>.adding-<name>`` and survives a killed process. The dataset shows
     the feature when ``meta/info.json`` names it, which is written last: until then a reader sees it as it was.
@@ -54,21 +57,21 @@ class FeatureAdder:
         """The numbers of the episodes that are not staged yet."""
         return [episode.index for episode in self.episodes if not self._folder(episode.index).exists()]
 
-    def stage(self, episode: int, pictures: NDArray[Any], note: Mapping[str, Any]) -> None:
-        """Encodes one episode's pictures; nothing happens if it is staged.
+    def stage(self, episode: int, frames: NDArray[Any], note: Mapping[str, Any]) -> None:
+        """Encodes one episode; nothing happens if it is staged.
 
         Args:
-            pictures: all frames: depth float (T, H, W).
+            frames: all of them: depth float (T, H, W), or vectors (T, S).
             note: what is to be remembered of this episode, for :attr:`notes`.
 
         Raises:
-            UserError: the pictures do not fit the feature or the episode, or the disk is full.
+            UserError: the frames do not fit the feature or the episode, or the disk is full.
         """
         length = next(known.length for known in self.episodes if known.index == episode)
-        if len(pictures) != length:
-            raise UserError(f"episode {episode}: {len(pictures)} frames of {self.name}, but it has {length} frames.")
+        if len(frames) != length:
+            raise UserError(f"episode {episode}: {len(frames)} frames of {self.name}, but it has {length} frames.")
         write_json(self.staging / f"note-{episode:06d}.json", dict(note))
-        stage(self._folder(episode), {self.name: self.feature}, int(self.info.fps), {self.name: pictures}, task="")
+        stage(self._folder(episode), {self.name: self.feature}, int(self.info.fps), {self.name: frames}, task="")
 
     def discard(self, episode: int) -> None:
         """Forget what is staged of one episode."""
@@ -99,18 +102,11 @@ class FeatureAdder:
             video_path=self.info.video_path or VIDEO_PATH,
         )
         with full_disk_is_told(self.root):
-            shutil.rmtree(self.root / "videos" / self.name, ignore_errors=True)
-            rows = join_episodes(self.root, info, self.name, staged)
-            for path in (self.root / "videos" / self.name).rglob("*.mp4"):
-                sync(path)
-            total: NDArray[np.int64] | int = 0
-            for row, episode in zip(rows, staged, strict=True):
-                counts = episode.counts(self.name)
-                total = total + counts
-                stats = to_lists(picture_stats(counts, self.feature, episode.length))
-                row.update({f"stats/{self.name}/{key}": value for key, value in stats.items()})
+            put = self._put_vectors if self.feature.kind == "vector" else self._put_videos
+            rows, stats, overall = put(info, staged)
+            for row, own in zip(rows, stats, strict=True):
+                row.update({f"stats/{self.name}/{key}": value for key, value in to_lists(own).items()})
             self._extend_episode_table({e.index: row for e, row in zip(self.episodes, rows, strict=True)})
-            overall = picture_stats(np.asarray(total), self.feature, sum(episode.length for episode in staged))
             stats_path = self.root / "meta" / "stats.json"
             write_json(stats_path, {**json.loads(stats_path.read_text()), self.name: to_lists(overall)})
             for name, note in notes.items():
@@ -119,6 +115,23 @@ class FeatureAdder:
             features = {**raw["features"], self.name: self.feature.to_json()}
             write_json(self.root / "meta" / "info.json", {**raw, "video_path": info.video_path, "features": features})
         shutil.rmtree(self.staging)
+
+    def _put_videos(self, info: DatasetInfo, staged: list[StagedEpisode]) -> _Put:
+        shutil.rmtree(self.root / "videos" / self.name, ignore_errors=True)
+        rows = join_episodes(self.root, info, self.name, staged)
+        for path in (self.root / "videos" / self.name).rglob("*.mp4"):
+            sync(path)
+        counts = [episode.counts(self.name) for episode in staged]
+        stats = [picture_stats(own, self.feature, one.length) for own, one in zip(counts, staged, strict=True)]
+        total = np.sum(counts, axis=0)
+        return rows, stats, picture_stats(total, self.feature, sum(episode.length for episode in staged))
+
+    def _put_vectors(self, info: DatasetInfo, staged: list[StagedEpisode]) -> _Put:
+        add_column(self.name, self.feature, self.episodes, staged)
+        columns = [episode.columns()[self.name].combine_chunks() for episode in staged]
+        values = [c.to_numpy() if self.feature.shape == (1,) else c.flatten().to_numpy() for c in columns]
+        frames = [own.reshape(-1, *self.feature.shape) for own in values]
+        return [{} for _ in staged], [vector_stats(own) for own in frames], vector_stats(np.concatenate(frames))
 
     def _extend_episode_table(self, rows: Mapping[int, Row]) -> None:
         for path in sorted((self.root / "meta" / "episodes").glob("*/*.parquet")):

@@ -21,13 +21,15 @@ def frame_table(columns: pa.Table, features: Mapping[str, Feature], indices: Map
 def _hugging_face(features: Mapping[str, Feature], stored: Sequence[str]) -> dict[str, Any]:
     """How Hugging Face datasets should read the columns; without it pictures come back as bytes on the Hub."""
 
-    def kind(feature: Feature) -> dict[str, Any]:
-        if feature.dtype == "image":
-            return {"_type": "Image"}
-        value = {"dtype": feature.dtype, "_type": "Value"}
-        return value if feature.shape == (1,) else {"feature": value, "length": feature.shape[0], "_type": "List"}
+    return {"info": {"features": {name: column_kind(features[name]) for name in stored}}}
 
-    return {"info": {"features": {name: kind(features[name]) for name in stored}}}
+
+def column_kind(feature: Feature) -> dict[str, Any]:
+    """How Hugging Face datasets calls the type of a column."""
+    if feature.dtype == "image":
+        return {"_type": "Image"}
+    value = {"dtype": feature.dtype, "_type": "Value"}
+    return value if feature.shape == (1,) else {"feature": value, "length": feature.shape[0], "_type": "List"}
 
 
 def task_table(tasks: Sequence[str]) -> pa.Table:

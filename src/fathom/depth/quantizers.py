@@ -58,6 +58,11 @@ class VectorQuantizer(VectorQuantize):
             **_SETTINGS,
         )
 
+    @property
+    def uses(self) -> Float[Tensor, " codes"]:
+        """How often each code occurs in a batch, on a running mean."""
+        return self._codebook.cluster_size.flatten()
+
     def bottleneck(self, encoded: Float[Tensor, "batch code_dim grid grid"]) -> tuple[Tensor, Terms]:
         """The codes, straight through, and the two last terms of equation 2."""
         straight_through, indices, _ = self(encoded)

@@ -26,12 +26,14 @@ class Trial:
         weights: fingerprint of the trained policy.
         result: in closed loop.
         held_out: ``None`` for a dataset without held-out episodes.
+        parameters: of the policy, its frozen depth tokenizer left out.
     """
 
     seed: int
     weights: str
     result: Result
     held_out: HeldOut | None
+    parameters: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Row:
         difference: success minus that of ``full`` over the seeds that both have, see
             :func:`~fathom.evaluation.statistics.paired_difference`; ``None`` for ``full`` itself.
         action_error, depth_abs_rel: see :class:`HeldOut`, per seed; empty where not measured.
-        paper: what the paper's Table 6 has for this variant.
+        paper: what the policy's paper has for this variant, see :func:`~fathom.evaluation.published.ablation_of`.
+        parameters: see :class:`Trial`.
     """
 
     variant: str
@@ -61,6 +64,7 @@ class Row:
     action_error: tuple[float, ...]
     depth_abs_rel: tuple[float, ...]
     paper: float | None
+    parameters: int
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in ``ablation.json``."""
@@ -68,20 +72,25 @@ class Row:
         return {**asdict(self), "success": self.success._asdict(), "difference": shift and shift._asdict()}
 
 
-def compare(trials: Mapping[str, Sequence[Trial]], changes: Mapping[str, Mapping[str, str]]) -> list[Row]:
+def compare(
+    trials: Mapping[str, Sequence[Trial]], changes: Mapping[str, Mapping[str, str]], kind: str = "qdepth_vla"
+) -> list[Row]:
     """A row per variant that has been tried at all.
 
     Args:
         trials: of each variant, by its name; ``full`` among them.
         changes: the fields of the recipe that each variant changes, and their values.
+        kind: of the full policy.
     """
     full = trials.get(FULL, ())
     spread = SeedSpread.of([np.array([_solved(trial) for trial in tried]) for tried in trials.values() if tried])
-    return [_row(name, tried, full, spread, ablation_of(changes[name])) for name, tried in trials.items() if tried]
+    return [
+        _row(name, tried, full, spread, ablation_of(changes[name], kind)) for name, tried in trials.items() if tried
+    ]
 
 
 def ablation_table(rows: Sequence[Row], title: str = "Ablation") -> Table:
-    """The rows for a terminal, with the paper's Table 6 at the right."""
+    """The rows for a terminal, with the paper's numbers at the right."""
     table = Table(title=title)
     for heading in HEADINGS:
         table.add_column(heading, justify="left" if heading == HEADINGS[0] else "right")
@@ -90,7 +99,16 @@ def ablation_table(rows: Sequence[Row], title: str = "Ablation") -> Table:
     return table
 
 
-HEADINGS = ("variant", "success", "per seed", "difference to full", "action error", "depth AbsRel", "paper, Table 6")
+HEADINGS = (
+    "variant",
+    "success",
+    "per seed",
+    "difference to full",
+    "action error",
+    "depth AbsRel",
+    "paper",
+    "parameters",
+)
 """Over the columns of :func:`cells`."""
 
 
@@ -106,6 +124,7 @@ def cells(row: Row) -> tuple[str, ...]:
         _spread(row.action_error),
         _spread(row.depth_abs_rel),
         "" if row.paper is None else f"{row.paper:.1f}",
+        f"{row.parameters / 1e6:.2f} M",
     )
 
 
@@ -124,6 +143,7 @@ def _row(name: str, tried: Sequence[Trial], full: Sequence[Trial], spread: SeedS
         action_error=tuple(one.action_error for one in held_out),
         depth_abs_rel=tuple(one.depth_abs_rel for one in held_out if one.depth_abs_rel is not None),
         paper=paper,
+        parameters=tried[0].parameters,
     )
 
 

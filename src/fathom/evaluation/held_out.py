@@ -11,7 +11,7 @@ from torch import Tensor
 from fathom.data.batch import Batch
 from fathom.data.dataset import open_dataset
 from fathom.depth.metrics import depth_error
-from fathom.policies.qdepth_vla import QDepthVLA
+from fathom.policies import Policy
 
 FRAMES = 512
 """Measured unless told otherwise: a few of every held-out episode."""
@@ -39,7 +39,7 @@ class HeldOut:
 
 
 @torch.no_grad()
-def measure_held_out(policy: QDepthVLA, dataset_path: Path, split: str | None, *, frames: int = FRAMES) -> HeldOut:
+def measure_held_out(policy: Policy, dataset_path: Path, split: str | None, *, frames: int = FRAMES) -> HeldOut:
     """Let a policy act and see depth on up to ``frames`` frames of a split.
 
     The noise of each chunk is the same whatever the policy. The truth is the dataset's own ``main_depth`` (or its only
@@ -74,13 +74,9 @@ def measure_held_out(policy: QDepthVLA, dataset_path: Path, split: str | None, *
     return HeldOut(len(chosen), action_error, depth.abs_rel, depth.delta_1)
 
 
-def _action_errors(
-    policy: QDepthVLA, batch: Batch, noise: Float[Tensor, "batch horizon action"]
-) -> Float[Tensor, " n"]:
+def _action_errors(policy: Policy, batch: Batch, noise: Float[Tensor, "batch horizon action"]) -> Float[Tensor, " n"]:
     """Of every component of every step that is no padding."""
-    if policy.normalization is None:
-        raise ValueError("a policy without normalisation has no actions")
-    scaling = policy.normalization.actions
+    scaling = policy.scaling.actions
     sampled = policy.sample_actions(batch, noise.to(policy.device)).float()
     wrong = (scaling.normalize(sampled) - scaling.normalize(batch.actions)).abs()
     return wrong[~batch.action_is_pad].flatten().cpu()

@@ -131,6 +131,19 @@ ABLATIONS = PublishedTable(
 )
 """In the paper's words: full, w/o Depth Loss, w/o Depth Expert, w/o Pixel Prediction, w/o Hybrid Attn."""
 
+DEEPVISION_ABLATIONS = {
+    "full": 88.0,
+    "expert=none": 65.5,
+    "fusion=aligned": 67.0,
+    "fusion=early": 73.0,
+    "which=first": 61.5,
+    "which=uniform": 85.0,
+    "encoder=siglip": 77.0,
+    "guide=cls": 65.5,
+    "guide=instruction": 84.0,
+}
+"""DeepVision-VLA's (arXiv 2603.15618) success on RLBench, by the field that differs from its full policy."""
+
 _WORDS = {
     "carrot on plate": "carrot",
     "eggplant in basket": "eggplant",
@@ -176,15 +189,19 @@ def beside(result: Result) -> Table | None:
     return table if table.row_count else None
 
 
-def ablation_of(changes: Mapping[str, str]) -> float | None:
+def ablation_of(changes: Mapping[str, str], kind: str = "qdepth_vla") -> float | None:
     """The paper's average for a variant, by the fields of the recipe that it changes and their values.
 
     Only a change that the paper tried alone has one; no change at all is its full policy.
+
+    Args:
+        kind: of the policy, which says whose paper.
     """
+    averages = DEEPVISION_ABLATIONS if kind == "deepvision_vla" else ABLATIONS.average
     if len(changes) > 1:
         return None
     name = "".join(f"{path.rsplit('.', 1)[-1]}={_plain(value)}" for path, value in changes.items())
-    return ABLATIONS.average.get(name or "full")
+    return averages.get(name or "full")
 
 
 def _plain(value: str) -> str:

@@ -11,7 +11,7 @@ from fathom.mixture.cache import Cache
 from fathom.mixture.dinov3 import DINOv3Stream
 from fathom.mixture.gemma import GemmaStream, GemmaStreamLayer
 from fathom.mixture.mixture import Mixture, Plan, in_step
-from fathom.mixture.passing import Pass
+from fathom.mixture.passing import Pass, Watcher
 from fathom.mixture.qwen3 import Qwen3Stream
 from fathom.mixture.siglip import SiglipStream
 from fathom.mixture.stream import Stream, StreamLayer
@@ -38,6 +38,7 @@ __all__ = [
     "StreamLayer",
     "Visibility",
     "VisionStream",
+    "Watcher",
     "attend",
     "attention_weights",
     "in_step",

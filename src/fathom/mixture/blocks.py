@@ -36,6 +36,11 @@ class Block:
         """The block with other contents."""
         return Block(self.name, hidden, self.positions, self.valid)
 
+    def without(self, tokens: Bool[Tensor, "batch tokens"]) -> "Block":
+        """The block with these tokens as padding, which nobody reads."""
+        valid = ~tokens if self.valid is None else self.valid & ~tokens
+        return Block(self.name, self.hidden, self.positions, valid)
+
     def select(self, index: Int[Tensor, "batch kept"]) -> "Block":
         """The block with only the tokens that ``index`` names, in its order."""
         valid = None if self.valid is None else self.valid.gather(1, index)

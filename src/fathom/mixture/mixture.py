@@ -1,6 +1,7 @@
 """The mixture of transformers: streams with their own weights that meet in one attention."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from fathom.mixture.attention import Backend
 from fathom.mixture.bias import LogitBias
 from fathom.mixture.blocks import Block
 from fathom.mixture.cache import Cache
-from fathom.mixture.passing import Pass
+from fathom.mixture.passing import Pass, Watcher
 from fathom.mixture.stream import Stream
 from fathom.mixture.visibility import Visibility
 
@@ -57,6 +58,7 @@ class Mixture(nn.Module):
         self.bias = bias
         self.softcap = softcap
         self.backend: Backend = backend
+        self.watchers: list[Watcher] = []
 
     def forward(
         self, blocks: Sequence[Block], cache: Cache | None = None, *, wanted: Collection[str] | None = None
@@ -85,6 +87,15 @@ class Mixture(nn.Module):
     ) -> Pass:
         """The same, step by step, for who looks at the tokens or changes them on their way: see :class:`Pass`."""
         return Pass(self, blocks, cache, wanted)
+
+    @contextmanager
+    def watched(self, watcher: Watcher) -> Iterator[None]:
+        """Within it the watcher takes part in every pass, whoever begins it."""
+        self.watchers.append(watcher)
+        try:
+            yield
+        finally:
+            self.watchers.remove(watcher)
 
 
 def in_step(streams: Mapping[str, Stream]) -> Plan:

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fathom.mixture.attention import attend, attention_weights
@@ -41,18 +41,23 @@ class Pass:
             if (own := [block for block in blocks if mixture.stream_of[block.name] == name])
         }
         self._last_place = {name: place for place, step in enumerate(mixture.plan) for name in step}
-        self._masks: dict[tuple[object, ...], Mask] = {}
+        self._masks: dict[tuple[object, ...], tuple[Sequence[Span], Mask]] = {}
+        self._kept: dict[str, Tensor] = {}
         self._steps: list[CachedStep | None] = []
         self._queries: dict[str, Tensor] = {}
         self.place = 0
 
     def advance(self) -> None:
         """Run the next joint step: one attention over the streams that the plan joins there, and their layers' ends."""
+        for watcher in self._mixture.watchers:
+            watcher.before(self)
         plan, runs = self._mixture.plan[self.place], self._runs
         joined = {name: self._mixture.streams[name].layers[layer] for name, layer in plan.items() if name in runs}
         past = self._past.steps[self.place] if self._past else None
         self._steps.append(self._joint_step(joined, past) if joined else past)
         self.place += 1
+        for watcher in self._mixture.watchers:
+            watcher.after(self)
 
     def outputs(self) -> dict[str, Float[Tensor, "batch tokens width"]]:
         """The final hidden state of each wanted block."""
@@ -64,6 +69,11 @@ class Pass:
         return Cache(tuple(self._steps))
 
     # ------------------------------------------------------------------------------------------ between two steps
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The blocks on their way; those that are cached are not."""
+        return tuple(name for run in self._runs.values() for name in run.names)
 
     def hidden(self, block: str) -> Float[Tensor, "batch tokens width"]:
         """The tokens of a block as they are now, before the next step and without the stream's last norm."""
@@ -97,7 +107,16 @@ class Pass:
     def select(self, kept: Mapping[str, Int[Tensor, "batch kept"]]) -> None:
         """Keep only some tokens of some blocks, from here on; the others are gone, not masked."""
         self._change(lambda old: old.select(kept[old.name]) if old.name in kept else old, kept)
-        self._masks.clear()
+        for name, index in kept.items():
+            self._kept[name] = self._kept[name].gather(1, index) if name in self._kept else index
+
+    def kept(self, block: str) -> Int[Tensor, "batch kept"] | None:
+        """Which of the tokens that a block began with are still there; ``None`` for all of them."""
+        return self._kept.get(block)
+
+    def hide(self, tokens: Mapping[str, Bool[Tensor, "batch tokens"]]) -> None:
+        """Nobody reads these tokens of some blocks from here on, as if they were padding."""
+        self._change(lambda old: old.without(tokens[old.name]) if old.name in tokens else old, tokens)
 
     def _change(self, change: Callable[[Block], Block], blocks: Collection[str]) -> None:
         for name in {self._mixture.stream_of[block] for block in blocks}:
@@ -143,11 +162,16 @@ class Pass:
         return self.place < self._last_place[stream] or not self._wanted.isdisjoint(self._runs[stream].names)
 
     def _mask(self, queries: Sequence[str], spans: Sequence[Span]) -> Mask:
+        """Made once for all steps that see the same tokens."""
         which = (*queries, *((span.name, span.length) for span in spans))
-        if which not in self._masks:
-            device = next(iter(self._runs.values())).hidden.device
-            self._masks[which] = self._mixture.visibility.mask(queries, spans, device=device)
-        return self._masks[which]
+        if which in self._masks:
+            known, mask = self._masks[which]
+            if all(old.valid is new.valid for old, new in zip(known, spans, strict=True)):
+                return mask
+        device = next(iter(self._runs.values())).hidden.device
+        mask = self._mixture.visibility.mask(queries, spans, device=device)
+        self._masks[which] = spans, mask
+        return mask
 
     def _bias(self, place: int, queries: Sequence[str], spans: Sequence[Span]) -> Tensor | None:
         return None if self._mixture.bias is None else self._mixture.bias(place, queries, spans)
@@ -160,6 +184,18 @@ class Pass:
         if not self._steps or self._steps[-1] is None:
             raise ValueError("no joint step is done yet")
         return self._steps[-1]
+
+
+class Watcher(Protocol):
+    """What looks at every pass, and may change it, before and after each joint step: see :meth:`Mixture.watched`."""
+
+    def before(self, passing: Pass) -> None:
+        """The step at ``passing.place`` comes next."""
+        ...
+
+    def after(self, passing: Pass) -> None:
+        """The step before ``passing.place`` is done."""
+        ...
 
 
 @dataclass

@@ -4,18 +4,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from fathom.config import read_json
 from fathom.errors import UserError
 from fathom.hub import local_folder
 from fathom.policies.deepvision_vla import DeepVisionVLA
-from fathom.policies.policy import Losses, Policy
+from fathom.policies.losses import Losses
+from fathom.policies.policy import Policy, PolicyConfig
 from fathom.policies.qdepth_vla import QDepthVLA
 
 POLICY_FILES = ("*.json", "*.safetensors", "depth_tokenizer/*")
 """What a saved policy consists of."""
 
 POLICIES: dict[str, type[Policy]] = {policy.kind: policy for policy in (QDepthVLA, DeepVisionVLA)}
+
+
+def policy_type(config: PolicyConfig) -> type[Policy]:
+    """The architecture that a configuration is of."""
+    return next(policy for policy in POLICIES.values() if isinstance(config, policy.config_type))
+
+
+def parameter_count(policy: nn.Module) -> int:
+    """The parameters of a policy, without those of its frozen depth tokenizer."""
+    return sum(p.numel() for name, p in policy.named_parameters() if not name.startswith("depth_tokenizer."))
 
 
 def load_policy(source: str | Path, *, dtype: torch.dtype = torch.float32, **download: Any) -> Policy:
@@ -37,4 +49,4 @@ def load_policy(source: str | Path, *, dtype: torch.dtype = torch.float32, **dow
     return POLICIES[kind].load(folder, values, dtype)
 
 
-__all__ = ["POLICIES", "Losses", "Policy", "load_policy"]
+__all__ = ["POLICIES", "Losses", "Policy", "load_policy", "parameter_count", "policy_type"]

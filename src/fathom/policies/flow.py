@@ -23,15 +23,13 @@ class Flow:
     data_time: float
     sigma_min: float = 0.0
 
-    def sample_time(self, batch: int, generator: torch.Generator | None = None) -> Float[Tensor, " batch"]:
-        """Training times, denser near the noise: 0.999 (1 - Beta(1.5, 1)) away from it, and never quite at the data.
+    def time_of(self, uniform: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """Training times made of uniform numbers in [0, 1): denser near the noise, and never quite at the data.
 
-        The inverse of Beta(1.5, 1)'s cumulative function, x ** 1.5, makes the draw from one uniform number.
+        They are 0.999 (1 - Beta(1.5, 1)) away from the noise; the inverse of that distribution's cumulative function,
+        x ** 1.5, makes each from one number.
         """
-        device = generator.device if generator is not None else "cpu"
-        uniform = torch.rand(batch, generator=generator, device=device)
-        progress = 0.999 * (1 - uniform ** (2 / 3))
-        return self._time(progress)
+        return self._time(0.999 * (1 - uniform ** (2 / 3)))
 
     def interpolate(
         self,

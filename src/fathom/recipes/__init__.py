@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from fathom.errors import UserError
 from fathom.recipes.deepvision import (
@@ -16,6 +16,10 @@ from fathom.recipes.qdepth import qdepth_bridge, qdepth_fractal, qdepth_libero, 
 from fathom.recipes.quickstart import quickstart, quickstart_policy
 from fathom.training.policy import PolicyRecipe
 from fathom.training.tokenizer import TokenizerRecipe
+
+if TYPE_CHECKING:
+    from fathom.training.alignment import AlignRecipe
+    from fathom.training.finetune import FinetuneRecipe
 
 Recipe = TypeVar("Recipe")
 
@@ -37,6 +41,20 @@ TOKENIZER_RECIPES: dict[str, Callable[[], TokenizerRecipe]] = {
     ),
     "quickstart": lambda: quickstart().tokenizer,
 }
+
+
+def align_recipe(name: str) -> "AlignRecipe":
+    """The recipe called ``name``; a UserError lists near names if there is none."""
+    from fathom.recipes.depth_vlm import ALIGN_RECIPES  # transformers' vision-language models take a while
+
+    return _find(ALIGN_RECIPES, name)
+
+
+def finetune_recipe(name: str) -> "FinetuneRecipe":
+    """The recipe called ``name``; a UserError lists near names if there is none."""
+    from fathom.recipes.depth_vlm import FINETUNE_RECIPES
+
+    return _find(FINETUNE_RECIPES, name)
 
 
 def policy_recipe(name: str) -> PolicyRecipe:

@@ -18,8 +18,8 @@ from fathom.evaluation import Protocol, evaluate
 from fathom.evaluation.ablation import FULL, Row, Trial, ablation_table, compare
 from fathom.evaluation.held_out import HeldOut, measure_held_out
 from fathom.files import write_json
-from fathom.policies.qdepth_vla import QDepthVLA
-from fathom.policies.qdepth_vla.depth_targets import check_fits
+from fathom.policies import Policy, parameter_count, policy_type
+from fathom.policies.depth_expert import check_fits
 from fathom.recipes.variants import Variant
 from fathom.report.ablation import write_ablation_report
 from fathom.simulation import find_suite
@@ -95,6 +95,7 @@ def run_ablation(
     fixed = _Fixed(ablation.recipe, ablation.protocol)
     check(folder, fixed, **made_from)
     head = {"command": command, "dataset": str(dataset), "seeds": ablation.seeds, "made_from": made_from}
+    kind = policy_type(ablation.recipe.policy).kind
     trials: dict[str, list[Trial]] = {variant.name: [] for variant in ablation.all}
     rows: list[Row] = []
     cells = [
@@ -109,7 +110,7 @@ def run_ablation(
         if known and cell is not cells[-1]:
             continue  # what is written of a run that goes on must not become less on the way
         claim(folder, fixed, **made_from)
-        rows = compare(trials, {variant.name: variant.changes for variant in ablation.all})
+        rows = compare(trials, {variant.name: variant.changes for variant in ablation.all}, kind)
         found = {**head, **_found(trials, ablation), "rows": [row.to_json() for row in rows]}
         write_json(folder / "ablation.json", found)
         write_ablation_report(folder / "ablation.html", found, rows)
@@ -177,14 +178,14 @@ class _Cell:
             console=console,
             **simulation,
         )
-        return Trial(self.seed, fingerprint(policy), result, self._held_out(policy, dataset))
+        return Trial(self.seed, fingerprint(policy), result, self._held_out(policy, dataset), parameter_count(policy))
 
-    def _held_out(self, policy: Any, dataset: Path) -> HeldOut | None:
+    def _held_out(self, policy: Policy, dataset: Path) -> HeldOut | None:
         """As measured before, or now; ``None`` where all episodes were learned from."""
         path, split = self.folder / "held_out.json", known_split(dataset, "validation")
         if path.is_file():
             return parse_config(HeldOut, read_json(path, "measurement"), path)
-        if split is None or not isinstance(policy, QDepthVLA):
+        if split is None:
             return None
         measured = measure_held_out(policy, dataset, split)
         write_json(path, asdict(measured))

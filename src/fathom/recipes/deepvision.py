@@ -102,8 +102,8 @@ def deepvision_quickstart() -> DeepVisionRecipe:
             bias=0.0,
             pruning=PruningConfig(first_layer=1),
         ),
-        depth_width=96,
-        depth_mlp=192,
+        depth_width=80,  # so that a depth expert has as many parameters as the quickstart's own
+        depth_mlp=160,
         proprio=True,
     )
     return DeepVisionRecipe(policy, _from_scratch(steps=950, batch_size=64, lr=1e-3, ema_decay=0.995), depth_weight=0.0)

@@ -1,16 +1,23 @@
-"""Variants of a recipe, as a command line names them: ``depth=none``, ``depth_weight=0+blind=true``."""
+"""Variants of a recipe, as a command line names them: ``depth=none``, ``expert=none+blind=true``, ``recipe=other``."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from typing import Any, get_args, get_type_hints
 
 from fathom.errors import UserError
+from fathom.recipes import policy_recipe
 from fathom.training.policy import PolicyRecipe
 
 JOINT = "+"
 """Between the changes of one variant."""
+
+OTHER = "recipe"
+"""What names another recipe, where the fields of this one would stand: ``recipe=quickstart``."""
+
+SHARED = ("training", "normalization", "depth_feature", "episodes_per_task")
+"""Fields that a variant of another recipe has from the one that it is compared with: data and budget."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +48,18 @@ def read_variants(
     Args:
         items: each ``name=value``, or several of these joined by ``+``. A name is that of a field of the recipe with
             the dots of the parts that it lies in, ``policy.depth.visibility``, or as much of its end as no other field
-            shares, ``depth.visibility`` or ``visibility``.
+            shares, ``depth.visibility`` or ``visibility``; of several the outermost is meant. With ``recipe=name``
+            before them they are changes of that recipe, whose policy is then trained on the data and with the budget
+            of this one (:data:`SHARED`).
         changed: a recipe with options such as ``("--policy.depth", "none")``.
 
     Raises:
-        UserError: no such field, several of them, no value, a variant that changes nothing, or is there twice.
+        UserError: no such field or recipe, several of them, no value, a variant that changes nothing, or is there
+            twice.
     """
-    paths = list(_paths(type(recipe)))
     variants: list[Variant] = []
     for item in items:
-        changes = dict(_change(part, paths, item) for part in item.split(JOINT))
-        settings = (word for path, value in changes.items() for word in _option(recipe, path, value))
-        variant = Variant(item, changed(recipe, tuple(settings)), changes)
+        variant = _variant(item, recipe, changed)
         if variant.recipe == recipe:
             raise UserError(f"--vary {item} changes nothing: the recipe has that value already")
         for before in variants:
@@ -62,12 +69,27 @@ def read_variants(
     return variants
 
 
+def _variant(
+    item: str, recipe: PolicyRecipe, changed: Callable[[PolicyRecipe, tuple[str, ...]], PolicyRecipe]
+) -> Variant:
+    parts, changes = item.split(JOINT), dict[str, str]()
+    name, equals, value = (word.strip() for word in parts[0].partition("="))
+    if equals and name == OTHER:
+        recipe = replace(policy_recipe(value), **{shared: getattr(recipe, shared) for shared in SHARED})
+        parts, changes = parts[1:], {OTHER: value}
+    paths = list(_paths(type(recipe)))
+    own = dict(_change(part, paths, item) for part in parts)
+    settings = tuple(word for path, value in own.items() for word in _option(recipe, path, value))
+    return Variant(item, changed(recipe, settings) if settings else recipe, changes | own)
+
+
 def _change(part: str, paths: Sequence[str], item: str) -> tuple[str, str]:
     name, equals, value = (word.strip() for word in part.partition("="))
     if not (name and equals and value):
         raise UserError(f"--vary {item!r}: {part!r} should be name=value, and several of these joined by {JOINT!r}")
     wanted = name.replace("-", "_")
-    found = [path for path in paths if path == wanted] or [path for path in paths if path.endswith(f".{wanted}")]
+    found = [path for path in paths if path == wanted or path.endswith(f".{wanted}")]
+    found = [path for path in found if path.count(".") == min(other.count(".") for other in found)]
     if len(found) > 1:
         raise UserError(f"--vary {item!r}: {name!r} can be {', '.join(found)}: give more of the name")
     if not found:

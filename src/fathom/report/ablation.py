@@ -12,12 +12,16 @@ from fathom.files import write_file
 from .figures import COLOURS, style, to_svg
 from .html import page, paragraph, section, table, text
 
+JOINT = "+"
+"""Between the changes of one variant; in a figure each has a line."""
+
 _HOW = (
     "Success is pooled over the seeds, with its 95 % Wilson interval, as if all episodes were independent; the rates "
     "of the single trainings stand beside it. The difference is that of the same tasks, layouts and seeds, in "
     "percentage points; its 95 % interval counts that other seeds and other layouts would move it. Action error: mean "
     "distance of a sampled action from the recorded one on held-out episodes, in normalised units. Depth AbsRel: "
-    "of the depth expert's picture against true depth on held-out frames. Both: mean, lowest and highest of the seeds."
+    "of the depth expert's picture against true depth on held-out frames. Both: mean, lowest and highest of the seeds. "
+    "Paper: what the full policy's paper prints. Parameters: without the frozen depth tokenizer."
 )
 
 
@@ -60,7 +64,9 @@ def figure(rows: Sequence[Row]) -> Figure:
     full = next((dict(zip(row.seeds, row.success_per_seed, strict=True)) for row in rows if row.variant == FULL), {})
     shown = [(row, row.difference) for row in rows if row.difference is not None]
     with style():
-        drawn = Figure(figsize=(7.2, 0.7 + 0.38 * len(shown)), layout="constrained")
+        names = [row.variant.replace(JOINT, f"\n{JOINT} ") for row, _ in shown]
+        lines = sum(max(2, 1 + name.count("\n")) for name in names)
+        drawn = Figure(figsize=(7.2, 0.7 + 0.19 * lines), layout="constrained")
         axes = drawn.subplots()
         for place, (row, shift) in enumerate(shown):
             own = [(seed, rate) for seed, rate in zip(row.seeds, row.success_per_seed, strict=True) if seed in full]
@@ -69,7 +75,7 @@ def figure(rows: Sequence[Row]) -> Figure:
             axes.plot(100 * shift.value, place, "o", color=COLOURS["blue"])
             axes.plot(apart, [place] * len(apart), "|", color=COLOURS["ink"], markersize=11)
         axes.axvline(0, color=COLOURS["ink"], linewidth=1)
-        axes.set_yticks(range(len(shown)), [row.variant for row, _ in shown])
+        axes.set_yticks(range(len(shown)), names)
         axes.set_ylim(len(shown) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
         axes.grid(visible=True, axis="x")

@@ -20,7 +20,7 @@ from fathom.depth.depth_map import LogRange
 from fathom.depth.metrics import DepthError, depth_error
 from fathom.depth.tokenizer import DepthTokenizer
 from fathom.errors import UserError
-from fathom.policies.qdepth_vla import QDepthVLA
+from fathom.policies import Policy
 
 from .figures import COLOURS, style, to_png
 
@@ -59,7 +59,7 @@ class DepthPictures:
 
 
 @torch.no_grad()
-def predict(policy: QDepthVLA, dataset_path: Path, split: str, *, rows: int = 4, frames: int = 64) -> DepthPictures:
+def predict(policy: Policy, dataset_path: Path, split: str, *, rows: int = 4, frames: int = 64) -> DepthPictures:
     """Let a policy with a depth expert predict the depth of a split's frames.
 
     Args:
@@ -134,7 +134,7 @@ def _scale(rows: Sequence[Row]) -> tuple[float, float]:
     return low, max(high, 1.01 * low)
 
 
-def _maps(policy: QDepthVLA, dataset: LeRobotDataset, frames: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+def _maps(policy: Policy, dataset: LeRobotDataset, frames: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     """True, reconstructed and predicted depth, at the tokenizer's size and within its range."""
     tokenizer = _tokenizer(policy)
     batch = dataset.batch(frames).to(policy.device)
@@ -144,7 +144,7 @@ def _maps(policy: QDepthVLA, dataset: LeRobotDataset, frames: Sequence[int]) -> 
     return true.cpu(), rebuilt.cpu(), policy.predict_depth(batch).cpu()
 
 
-def _tokenizer(policy: QDepthVLA) -> DepthTokenizer:
+def _tokenizer(policy: Policy) -> DepthTokenizer:
     if policy.depth_tokenizer is None:
         raise UserError("this policy was trained without a depth expert: it predicts no depth")
     return policy.depth_tokenizer

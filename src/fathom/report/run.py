@@ -9,8 +9,7 @@ from typing import Any, Self
 from fathom.config import read_json
 from fathom.errors import UserError
 from fathom.evaluation import Result
-from fathom.policies import load_policy
-from fathom.policies.qdepth_vla import QDepthVLA
+from fathom.policies import Policy, load_policy
 from fathom.training.device import pick_device
 from fathom.training.tokenizer import TokenizerScore, read_score
 
@@ -49,7 +48,7 @@ class Run:
     metrics: Mapping[str, Metrics]
     collection: Mapping[str, Any] | None
     score: TokenizerScore | None
-    policy: QDepthVLA | None
+    policy: Policy | None
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -70,7 +69,7 @@ class Run:
             metrics={name: metrics for name, at in trainings.items() if (metrics := _read_metrics(at))},
             collection=read_json(collection, "collection") if collection.is_file() else None,
             score=read_score(folder / "tokenizer") if (folder / "tokenizer" / "score.json").is_file() else None,
-            policy=policy.to(pick_device()) if isinstance(policy, QDepthVLA) else None,
+            policy=policy.to(pick_device()) if policy else None,
         )
 
     @property

@@ -8,7 +8,8 @@ from fathom.data.dataset import known_split
 from fathom.depth.metrics import DepthError
 from fathom.evaluation.results import OVERALL, versions
 from fathom.mixture import Visibility
-from fathom.policies.qdepth_vla import QDepthVLAConfig
+from fathom.policies import parameter_count
+from fathom.policies.qdepth_vla import QDepthVLA
 from fathom.simulation import SUITES
 
 from . import depth_pictures
@@ -31,7 +32,10 @@ from .verdict import comparisons, verdict
 HELD_OUT = "validation"
 """The split of the dataset that nothing was trained on."""
 
-_STREAM_COLOURS = {"image": "blue", "text": "blue", "depth": "green", "proprio": "orange", "action": "orange"}
+_STREAM_COLOURS = {"depth": "green", "proprio": "orange", "action": "orange", "expert": "purple"}
+"""Of a block, by its name up to the camera's; the language model's own blocks are blue."""
+
+FLOW_ERROR = "mean squared error"
 
 _DEPTH_LOSS = {
     "codes": "Depth cross-entropy (nats/token)",
@@ -116,27 +120,20 @@ def visibility(run: Run) -> str:
     """Who reads whom, as the trained policy has it."""
     if run.policy is None:
         return ""
-    config = run.policy.config
-    tokens = token_counts(config)
+    table, counts = run.policy.mixture.visibility, run.policy.config.tokens
+    tokens = {block: counts[block] for block in table.blocks}
+    depth, named = run.policy.config.depth, isinstance(run.policy, QDepthVLA)
     return section(
-        f"Who reads whom: {config.depth.visibility if config.depth else 'pi0'} visibility",
+        f"Who reads whom: {depth.visibility if depth else 'pi0'} visibility" if named else "Who reads whom",
         paragraph(
             "A row's tokens read the filled columns in every layer; beside each name its number of tokens. The depth "
             "tokens come from the image before language touches it, and only the actions read them."
-            if _only_actions_read_depth(config.visibility)
+            if _only_actions_read_depth(table)
             else "A row's tokens read the filled columns in every layer; beside each name its number of tokens."
         ),
-        visibility_table(tokens, visibility_cells(config.visibility), {b: _STREAM_COLOURS[b] for b in tokens}),
-        paragraph("Colours tell the streams apart: vision-language model, depth expert, action expert.", "note"),
+        visibility_table(tokens, visibility_cells(table), {b: _block_colour(b) for b in tokens}),
+        paragraph("Colours tell apart what a vision-language model reads, the experts, and the actions.", "note"),
     )
-
-
-def token_counts(config: QDepthVLAConfig) -> dict[str, int]:
-    """How many tokens each block has, in the order of the policy's visibility table."""
-    grid = config.vision.grid**2
-    counts = {"image": grid * len(config.cameras), "text": config.text_tokens, "depth": grid}
-    counts |= {"proprio": 1, "action": config.horizon}
-    return {block: counts[block] for block in config.visibility.blocks}
 
 
 def visibility_cells(visibility: Visibility) -> list[list[int]]:
@@ -148,17 +145,19 @@ def visibility_cells(visibility: Visibility) -> list[list[int]]:
 def training(run: Run) -> str:
     """Losses over the training steps, the policies' on top of each other."""
     panels = [
-        _policies(run, "Action loss (mean squared error)", "action_loss"),
+        _policies(run, f"Action loss ({_action_error(run)})", "action_loss"),
         _policies(run, _DEPTH_LOSS[_target(run)], "depth_loss", guess=_target(run) == "codes"),
         _policies(run, "Right depth tokens (%)", "depth_accuracy", scale=100),
         _policies(run, "Weight λ of the depth loss", "depth_weight", only=OURS),
+        _policies(run, "Alignment with the vision expert (weighted)", "alignment_loss"),
         _tokenizer(run),
     ]
     if not any(panels):
         return ""
+    of = "flow's velocity on normalised actions" if _action_error(run) == FLOW_ERROR else "normalised actions"
     told = (
-        "Means over the batches since the point before. The action loss is the error of the flow's velocity on "
-        "normalised actions; the depth loss counts in the sum with weight λ."
+        f"Means over the batches since the point before. The action loss is the error of the {of}; the depth loss "
+        "counts in the sum with weight λ."
     )
     return section("Training", paragraph(told), f'<div class="panels">{"".join(panels)}</div>')
 
@@ -227,8 +226,8 @@ def configuration(run: Run) -> str:
         f"<details><summary>Versions</summary>{table(['package', 'version'], rows)}</details>",
     ]
     if run.policy is not None:
-        count = sum(p.numel() for name, p in run.policy.named_parameters() if not name.startswith("depth_tokenizer."))
-        parts.insert(0, paragraph(f"The policy has {count / 1e6:.1f} million parameters."))
+        count = parameter_count(run.policy) / 1e6
+        parts.insert(0, paragraph(f"The policy has {count:.1f} million parameters."))
     return section("Configuration", *parts)
 
 
@@ -250,6 +249,16 @@ def _policies(run: Run, title: str, name: str, *, scale: float = 1, guess: bool 
     codes = run.settings["tokenizer"]["tokenizer"]["codes"]
     guide = (math.log(codes), f"a guess among {codes} codes") if guess else None
     return panel(title, curves(lines, guide=guide)) if lines else ""
+
+
+def _action_error(run: Run) -> str:
+    """What the action loss of the run's policy is: a flow has the error of its velocity, a single pass that of its
+    chunk."""
+    return FLOW_ERROR if run.policy is None or isinstance(run.policy, QDepthVLA) else "mean absolute error"
+
+
+def _block_colour(block: str) -> str:
+    return _STREAM_COLOURS.get(block.partition("_")[0], "blue")
 
 
 def _target(run: Run) -> str:

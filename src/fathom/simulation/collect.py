@@ -19,6 +19,7 @@ from fathom.data.writer import DatasetWriter
 from fathom.errors import UserError
 from fathom.progress import progress_bar
 from fathom.simulation import TRAINING_SEED, VALIDATION_SEED, find_suite
+from fathom.simulation.cameras import main_view
 from fathom.simulation.demonstrations import Demonstration, Style, check_expert, label_names, record
 from fathom.simulation.journal import Journal
 from fathom.simulation.suite import Robot, Suite
@@ -90,7 +91,8 @@ def collect(
     """Collect a dataset at ``root``; call it again after an interruption and it goes on.
 
     Each frame has the pictures of the cameras, metric depth of the camera ``main``, the state, and the action that the
-    expert wanted. What was tried and kept is printed and stands in the dataset's ``meta/collection.json``.
+    expert wanted. What was tried and kept is printed and stands in the dataset's ``meta/collection.json``, beside how
+    the camera ``main`` sees, if it sees all tasks alike.
 
     Args:
         tasks: by name; all of the suite's if empty.
@@ -126,6 +128,7 @@ def collect(
         if segmentation:
             style = replace(style, label_names=_all_label_names(workers, suite, tasks, style))
         _ask(workers, check_expert, suite, tasks, style)
+        view = _shared(list(_ask(workers, main_view, suite, tasks, style).values()))
         writer = DatasetWriter(root, dataset_features(found.robot, style), found.robot.fps, found.robot.name)
         plan = {"suite": suite, "tasks": list(tasks), "episodes_per_task": episodes_per_task}
         plan |= {"validation": validation, "style": asdict(style)}
@@ -139,7 +142,7 @@ def collect(
     splits = {"train": range(training), "validation": range(training, len(tasks) * episodes_per_task)}
     result = {task: _yield([quota for quota in quotas if quota.task == task]) for task in tasks}
     counts = {task: item._asdict() for task, item in result.items()}
-    writer.finish(splits, notes={"collection.json": plan | {"yield": counts}})
+    writer.finish(splits, notes={"collection.json": plan | view | {"yield": counts}})
     console.print(_table(result))
     return result
 
@@ -224,6 +227,11 @@ def _all_label_names(workers: Workers, suite: str, tasks: Sequence[str], style: 
     """One table of segmentation labels for all tasks: what they share first, then each task's objects."""
     found = _ask(workers, label_names, suite, tasks, style)
     return tuple(dict.fromkeys(name for task in tasks for name in found[task]))
+
+
+def _shared(views: list[dict[str, float] | None]) -> dict[str, Any]:
+    """The camera ``main`` of all tasks; nothing where theirs differ, or one says nothing of it."""
+    return {"cameras": {"main": views[0]}} if views[0] and all(view == views[0] for view in views) else {}
 
 
 def _ask(

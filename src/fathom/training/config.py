@@ -6,6 +6,23 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
+class GroupScales:
+    """By how much the learning rate of each part of a policy is multiplied.
+
+    Attributes:
+        vlm: the language model and its own vision tower.
+        vision: a vision expert that was trained before (DINOv3).
+        action: the action expert, and all that is in no other part.
+        depth: the depth expert.
+    """
+
+    vlm: float = 1.0
+    vision: float = 1.0
+    action: float = 1.0
+    depth: float = 1.0
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW and its schedule: linear warm-up, then a cosine over ``cycle_steps``.
 
@@ -18,6 +35,7 @@ class OptimizerConfig:
         beta_1: AdamW's decay of the gradient's mean.
         beta_2: AdamW's decay of its square.
         clip_norm: the gradient's norm is clipped to this.
+        scale: the learning rate's multiples for the parts of a policy.
     """
 
     lr: float = 5e-5
@@ -28,6 +46,7 @@ class OptimizerConfig:
     beta_1: float = 0.9
     beta_2: float = 0.95
     clip_norm: float = 1.0
+    scale: GroupScales = field(default_factory=GroupScales)
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -47,15 +66,27 @@ class TrainingConfig:
     Attributes:
         steps: optimiser steps; with a recipe that counts epochs, also give ``--training.epochs None``.
         epochs: passes over the dataset, in place of ``steps``.
-        batch_size: samples per step.
-        micro_batch: samples that are computed at once; the gradients of a step's micro-batches are added up.
+        batch_size: samples per step, of all processes together.
+        micro_batch: samples that a process computes at once; the gradients of a step's micro-batches are added up.
         seed: decides initial weights, order of the data, noise and times.
         precision: ``bf16`` computes in bf16 with fp32 weights; ``fp32`` throughout.
         ema_decay: of the averaged weights, which are what is saved; 0 saves the last weights.
         log_every: steps between lines of ``metrics.jsonl``.
         checkpoint_every: steps between checkpoints.
+        keep_last: how many of the newest checkpoints are kept.
+        keep_best: how many are kept besides for their training loss, the mean since the checkpoint before; these stay
+            when the run is done.
         in_memory: decode the whole dataset once before the first step: for small datasets.
-        workers: processes that decode, when not in memory.
+        workers: processes that decode, when not in memory; for each process that trains.
+        shard: how many processes share one copy of the weights; by default all of them.
+        recompute: layers are computed again in the backward pass: less memory, about a third more work.
+        compile: layers are compiled by ``torch.compile``.
+        track: where metrics go beside ``metrics.jsonl``: ``tensorboard``, ``wandb`` (see the how-to of training).
+        evaluate_every: steps between measurements on held-out episodes, which count in ``metrics.jsonl``; 0 for none.
+        on_bad_loss: what a step does whose loss or gradient is no finite number, or whose loss is above ``loss_limit``:
+            ``stop`` the run, or ``skip`` the step. Its batch is kept in the run's folder either way.
+        loss_limit: a loss above this is bad.
+        rank_timeout_s: a process that does nothing for so long ends the run, and is named.
     """
 
     steps: int = DEFAULT_STEPS
@@ -67,16 +98,31 @@ class TrainingConfig:
     ema_decay: float = 0.0
     log_every: int = 20
     checkpoint_every: int = 200
+    keep_last: int = 2
+    keep_best: int = 0
     in_memory: bool = True
     workers: int = 2
+    shard: int | None = None
+    recompute: bool = False
+    compile: bool = False
+    track: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    evaluate_every: int = 0
+    on_bad_loss: Literal["stop", "skip"] = "stop"
+    loss_limit: float | None = None
+    rank_timeout_s: float = 600.0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; at least 1 is needed")
         if self.workers < 0 or not 0 <= self.ema_decay < 1:
             raise ValueError(f"workers is {self.workers}, ema_decay {self.ema_decay}: at least 0, the decay below 1")
+        if self.keep_best < 0 or self.rank_timeout_s <= 0 or (self.shard is not None and self.shard < 1):
+            raise ValueError(
+                f"keep_best is {self.keep_best}, rank_timeout_s {self.rank_timeout_s:g}, shard {self.shard}: "
+                "at least 0, more than 0, at least 1"
+            )
         if self.micro_batch is not None and (self.micro_batch < 1 or self.batch_size % self.micro_batch):
             raise ValueError(f"batch_size {self.batch_size} must be a multiple of micro_batch {self.micro_batch}")
         if self.epochs is not None and self.epochs <= 0:

@@ -1,25 +1,34 @@
-"""The training loop: one for everything that is trained here."""
+"""The training loop: one for everything that is trained here, by one process or by many."""
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from threading import Event
 
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
-from fathom.data.batch import Batch
+from fathom.data.batch import Batch, Whole
+from fathom.data.draws import Draws
 from fathom.errors import UserError
 from fathom.files import full_disk_is_told, write_file
 from fathom.progress import progress_bar
-from fathom.training.checkpoint import checkpoint_path, load_state, save_state
+from fathom.training.checkpoint import Checkpoints
 from fathom.training.config import TrainingConfig
+from fathom.training.device import pick_device
+from fathom.training.distributed import ALONE, World
+from fathom.training.faults import TERMINATED, handle_bad_step, told_to_stop
+from fathom.training.layers import wrapped
+from fathom.training.optimizer import Optimizer
+from fathom.training.tracking import of_the_machine, open_trackers
 
-LossOf = Callable[[Batch, Batch, int, torch.Generator], tuple[Tensor, Mapping[str, Tensor]]]
-"""From a part of a batch, the whole of it, the step and the step's generator to the loss and the metrics to log, which
-of all parts add up to those of the whole."""
+LossOf = Callable[[Batch, Whole, int, Draws], tuple[Tensor, Mapping[str, Tensor]]]
+"""From a part of a batch, what counts in the whole of it, the step and its random numbers to the loss and the metrics
+to log, which of all parts add up to those of the whole."""
 
 
 def train(
@@ -30,55 +39,63 @@ def train(
     folder: Path,
     *,
     label: str,
+    world: World = ALONE,
+    examine: Callable[[int], Mapping[str, float]] | None = None,
 ) -> None:
-    """Train ``model`` in place, to the end or onwards from the folder's checkpoint.
+    """Train ``model`` in place, to the end or onwards from the folder's newest checkpoint.
 
     At the end the model holds the averaged weights (``config.ema_decay``) if there are any. All random draws of a step
-    come from ``(config.seed, step)``, so that a resumed run does what an undisturbed one would.
+    come from ``(config.seed, step)`` and the sample, so that a resumed run does what an undisturbed one would, and many
+    processes do what one does.
 
     Args:
         loss_of: computes the loss.
-        batches: an endless iterator of batches from a given step on.
-        folder: where ``metrics.jsonl`` and the checkpoint go.
+        batches: an endless iterator of batches from a given step on; each process has its own part of them.
+        folder: where ``metrics.jsonl`` and the checkpoints go.
         label: what the progress bar calls the work.
+        world: the processes that train together.
+        examine: measures the model on something else, after every ``config.evaluate_every`` steps.
 
     Raises:
-        UserError: the loss is not a finite number.
+        UserError: the loss is not a finite number, the disk is full, or the checkpoints are of another model.
+        SystemExit: the run was told to stop (SIGTERM); its state is saved.
     """
-    device = next(model.parameters()).device
-    run = _Run(model, config)
-    try:
-        run.restore(load_state(folder))
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise UserError(f"{checkpoint_path(folder)} is of another model: delete it to train from the start") from error
-    log = _Metrics(folder / "metrics.jsonl", run.step)
-    stream = batches(run.step)
     model.train()
-    with progress_bar() as bar:
-        task = bar.add_task(label, total=config.steps, completed=run.step, note="")
-        while run.step < config.steps:
-            begin = time.perf_counter()
-            batch = next(stream)
-            waited = time.perf_counter() - begin
-            seed = _step_seed(config.seed, run.step)
-            torch.manual_seed(seed)  # for libraries that draw from the global generator, as k-means does
-            generator = torch.Generator().manual_seed(seed)
-            for piece in batch.split(config.micro_batch or len(batch)):
-                with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                    loss, metrics = loss_of(piece, batch, run.step, generator)
-                if not torch.isfinite(loss):
-                    raise UserError(f"the loss is {loss.item()} at step {run.step}: lower the learning rate")
-                loss.backward()
-                log.add({"loss": loss.detach(), **metrics}, len(piece))
-            norm = run.update()
-            log.step_done(norm, begin, waited)
-            if run.step % config.log_every == 0 or run.step == config.steps:
-                line = log.write(run.step, lr=config.optimizer.lr_at(run.step - 1))
-                bar.update(task, note=f"loss {line['loss']:.4f} · {line['samples_per_s']:.0f} samples/s")
-            if run.step % config.checkpoint_every == 0 or run.step == config.steps:
-                save_state(folder, run.state())
-            bar.update(task, completed=run.step)
-    run.average()
+    with wrapped(model, config), told_to_stop() as stop:
+        world.share_out(model, config)
+        run = _Run(model, loss_of, config, folder, world)
+        run.restore()
+        log = _Metrics(folder, run.step, world, config)
+        stream = batches(run.step)
+        with run.checkpoints, progress_bar(None if world.is_first else Console(quiet=True)) as bar:
+            task = bar.add_task(label, total=config.steps, completed=run.step, note="")
+            while run.step < config.steps:
+                begin = time.perf_counter()
+                world.beat()
+                batch = next(stream)
+                waited = time.perf_counter() - begin
+                world.beat()
+                stopping = run.do_step(batch, log, stop)
+                log.step_done(begin, waited)
+                if examine and config.evaluate_every and run.step % config.evaluate_every == 0:
+                    log.note(examine(run.step))
+                    model.train()
+                if run.step % config.log_every == 0 or run.step == config.steps:
+                    line = log.write(run.step, lr=config.optimizer.lr_at(run.step - 1))
+                    bar.update(task, note=f"loss {line['loss']:.4f} · {line['samples_per_s']:.0f} samples/s")
+                if stopping or run.step % config.checkpoint_every == 0 or run.step == config.steps:
+                    run.save()
+                bar.update(task, completed=run.step)
+                if stopping:
+                    break
+        log.close()
+        world.rest()
+    if run.step < config.steps:
+        if world.is_first:
+            print(f"fathom: told to stop after step {run.step}, which is saved; run it again to go on", file=sys.stderr)
+        raise SystemExit(TERMINATED)
+    run.optimizer.average()
+    world.gather(model)
 
 
 def last_metrics(folder: Path) -> dict[str, float]:
@@ -89,93 +106,160 @@ def last_metrics(folder: Path) -> dict[str, float]:
 
 
 class _Run:
-    """Model, optimiser and averaged weights, and the step they have reached."""
+    """A model that is trained, and all that a checkpoint of it holds."""
 
-    def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
-        self.model, self.config, self.step = model, config, 0
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        chosen = config.optimizer
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=chosen.lr, weight_decay=chosen.weight_decay, betas=(chosen.beta_1, chosen.beta_2)
-        )
-        self.ema = [p.detach().clone() for p in self.parameters] if config.ema_decay else []
+    def __init__(self, model: nn.Module, loss_of: LossOf, config: TrainingConfig, folder: Path, world: World) -> None:
+        self.model, self.loss_of, self.config, self.folder, self.world = model, loss_of, config, folder, world
+        self.optimizer = Optimizer(model, config)
+        self.checkpoints = Checkpoints(folder, world, keep_last=config.keep_last, keep_best=config.keep_best)
+        self.device = next(model.parameters()).device
+        self._losses: list[float] = []
 
-    def update(self) -> Tensor:
-        """One optimiser step on the gradients that have come together; returns their norm before clipping."""
-        chosen = self.config.optimizer
-        for group in self.optimizer.param_groups:
-            group["lr"] = chosen.lr_at(self.step)
-        norm = nn.utils.clip_grad_norm_(self.parameters, chosen.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.step += 1
-        if self.ema:
-            # Early on the average follows quickly, so that it does not remember the initial weights.
-            decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-            torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], 1 - decay)
-        return norm
+    @property
+    def step(self) -> int:
+        """Optimiser steps that are done."""
+        return self.optimizer.step
 
-    def state(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema,
+    def do_step(self, batch: Batch, log: "_Metrics", stop: Event) -> bool:
+        """One optimiser step; whether any process was told to stop."""
+        config, world = self.config, self.world
+        seed = _step_seed(config.seed, self.step)
+        torch.manual_seed(seed + world.rank)  # for libraries that draw from the global generator, as dropout does
+        draws, whole = Draws(config.seed, self.step), world.whole(batch)
+        parts = batch.split(config.micro_batch or len(batch))
+        sums = torch.zeros(2, dtype=torch.float64)
+        for place, part in enumerate(parts):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                loss, metrics = self.loss_of(part, whole, self.step, draws)
+            world.backward(self.model, loss, last=place == len(parts) - 1)
+            sums[0] += loss.detach().double().cpu()
+            log.add({"loss": loss.detach(), **metrics})
+        sums[1] = stop.is_set()
+        loss_value, told = world.total(sums).tolist()
+        norms = self.optimizer.norms()
+        norm = norms["grad_norm"]
+        if handle_bad_step(batch, self.step, loss_value, norm.item(), config, self.folder, world.rank):
+            log.forget()
+            self.optimizer.skip()
+        else:
+            log.add_common(norms, len(whole))
+            self.optimizer.update(norm)
+            self._losses.append(loss_value)
+        return told > 0
+
+    def save(self) -> None:
+        """Begin to save the state."""
+        losses, self._losses = self._losses, []
+        state = {
+            **{f"model.{name}": value for name, value in self.model.state_dict().items()},
+            **self.optimizer.tensors(),
         }
+        self.checkpoints.save(self.step, state, sum(losses) / len(losses) if losses else float("inf"))
 
-    def restore(self, state: Mapping[str, Any] | None) -> None:
-        if state is None:
+    def restore(self) -> None:
+        """Take up the newest checkpoint, if there is one."""
+        saved = self.checkpoints.newest()
+        if saved is None:
             return
-        self.step = state["step"]
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.ema = [tensor.to(p.device) for tensor, p in zip(state["ema"], self.parameters, strict=bool(self.ema))]
-
-    @torch.no_grad()
-    def average(self) -> None:
-        for parameter, averaged in zip(self.parameters, self.ema, strict=False):
-            parameter.copy_(averaged)
+        names = self.checkpoints.names(saved)
+        self.optimizer.expect(names)
+        state = {f"model.{name}": value for name, value in self.model.state_dict().items()} | self.optimizer.tensors()
+        if different := names ^ state.keys():
+            raise UserError(
+                f"{saved.folder} is of another model ({min(different)} is only in one of them): "
+                "choose another folder, or delete it to train from the start"
+            )
+        try:
+            self.checkpoints.load(saved, state)
+        except Exception as error:
+            raise UserError(
+                f"{saved.folder} is of another model ({error}): choose another folder, or delete it"
+            ) from error
+        self.optimizer.step = saved.step
 
 
 class _Metrics:
     """``metrics.jsonl``: one line per ``log_every`` steps, of the means since the line before."""
 
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        # What a killed run logged after its last checkpoint will be logged again.
-        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-        whole = [line for line in lines if line.endswith("\n")]  # the last one may have been cut
-        write_file(path, "".join(line for line in whole if json.loads(line)["step"] <= step).encode())
+    def __init__(self, folder: Path, step: int, world: World, config: TrainingConfig) -> None:
+        self.path, self.world, self.precision = folder / "metrics.jsonl", world, config.precision
+        self.trackers = open_trackers(config.track if world.is_first else (), folder)
+        self.noted: dict[str, float] = {}
+        path = self.path
+        if world.is_first:
+            # What a killed run logged after its last checkpoint will be logged again.
+            lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+            whole = [line for line in lines if line.endswith("\n")]  # the last one may have been cut
+            write_file(path, "".join(line for line in whole if json.loads(line)["step"] <= step).encode())
         self._reset()
 
     def _reset(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.steps, self.samples, self.waited, self.seconds = 0, 0, 0.0, 0.0
+        self.common: dict[str, Tensor] = {}
+        self.step_sums: dict[str, Tensor] = {}
+        self.steps, self.skipped, self.samples, self.waited, self.seconds = 0, 0, 0, 0.0, 0.0
 
-    def add(self, metrics: Mapping[str, Tensor], samples: int) -> None:
-        for name, value in metrics.items():
-            self.sums[name] = self.sums.get(name, torch.zeros(())) + value.detach().float().cpu()
-        self.samples += samples
+    def note(self, values: Mapping[str, float]) -> None:
+        """What the next line says besides."""
+        self.noted.update(values)
 
-    def step_done(self, norm: Tensor, begin: float, waited: float) -> None:
-        self.add({"grad_norm": norm}, samples=0)
-        self.steps += 1
+    def close(self) -> None:
+        """No line will follow."""
+        for tracker in self.trackers:
+            tracker.close()
+
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
+        """Of a part of a step's batch, in this process; those of all parts and processes add up."""
+        _add(self.step_sums, metrics)
+
+    def add_common(self, metrics: Mapping[str, Tensor], samples: int) -> None:
+        """Of a step that is done: what all processes know alike, and the samples of all of them."""
+        _add(self.sums, self.step_sums)
+        _add(self.common, metrics)
+        self.step_sums, self.samples, self.steps = {}, self.samples + samples, self.steps + 1
+
+    def forget(self) -> None:
+        """The step was skipped."""
+        self.step_sums, self.skipped = {}, self.skipped + 1
+
+    def step_done(self, begin: float, waited: float) -> None:
+        """When the step began, and for how long it waited for data (seconds)."""
         self.waited, self.seconds = self.waited + waited, self.seconds + time.perf_counter() - begin
 
     def write(self, step: int, **extra: float) -> dict[str, float]:
+        """A line for the steps since the last one; the first process writes it."""
+        values = torch.stack(list(self.sums.values())) if self.sums else torch.zeros(0)
+        totals = dict(zip(self.sums, self.world.total(values).tolist(), strict=True))
+        common = {name: value.item() for name, value in self.common.items()}
         line = {
             "step": step,
-            **{name: (total / self.steps).item() for name, total in self.sums.items()},
+            **{
+                name: value / self.steps
+                for name, value in {"loss": float("nan"), **totals, **common}.items()
+                if self.steps
+            },
             **extra,
+            **({"skipped": self.skipped} if self.skipped else {}),
             "samples_per_s": self.samples / self.seconds,
             "data_wait_share": self.waited / self.seconds,
         }
-        with full_disk_is_told(self.path), self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        line.setdefault("loss", float("nan"))
+        line |= of_the_machine(line, self.world.size, pick_device(), self.precision) | self.noted
+        self.noted = {}
+        for tracker in self.trackers:
+            tracker.write(line)
+        if self.world.is_first:
+            with full_disk_is_told(self.path), self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
         self._reset()
         return line
+
+
+def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        sums[name] = sums.get(name, torch.zeros(())) + value.detach().float().cpu()
 
 
 def _step_seed(seed: int, step: int) -> int:

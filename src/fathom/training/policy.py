@@ -1,5 +1,6 @@
 """Co-training a policy with depth, or without."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -8,8 +9,9 @@ import torch
 from torch import Tensor
 
 from fathom.config import parse_config, read_json
-from fathom.data.batch import Batch
+from fathom.data.batch import Batch, Whole
 from fathom.data.dataset import LeRobotDataset, known_split, open_dataset
+from fathom.data.draws import Draws
 from fathom.data.features import ACTION, STATE, DatasetInfo
 from fathom.data.metadata import read_episodes
 from fathom.data.normalization import Normalization, NormalizationKind
@@ -23,15 +25,22 @@ from fathom.policies.deepvision_vla.prompt import tokenizer_kind
 from fathom.policies.policy import Losses, Policy
 from fathom.policies.qdepth_vla import QDepthVLA, QDepthVLAConfig
 from fathom.policies.text import TextTokenizer
+from fathom.training.augment import Augmentation, augment
 from fathom.training.batches import Batches, from_memory, from_workers, load_into_memory
-from fathom.training.checkpoint import remove_state
+from fathom.training.checkpoint import remove_all
 from fathom.training.config import TrainingConfig
 from fathom.training.device import pick_device
+from fathom.training.distributed import World, joined
+from fathom.training.encode import stored_codes
 from fathom.training.loop import last_metrics, train
 from fathom.training.settings import check, claim, dataset_fingerprint, policy_fingerprint
 from fathom.training.tokenizer import check_kind, encode_all
+from fathom.training.tracking import WorkCounter
 from fathom.training.tuning import LoRA, Part, add_lora, freeze, merge_lora
 from fathom.weights import fingerprint
+
+Examine = Callable[[Policy, int, bool], Mapping[str, float]]
+"""Measures a policy after so many steps, in every process; the last argument says whether this one writes files."""
 
 Network = QDepthVLA | DeepVisionVLA
 NETWORKS: dict[type, Any] = {QDepthVLAConfig: QDepthVLA, DeepVisionVLAConfig: DeepVisionVLA}
@@ -57,6 +66,7 @@ class PolicyRecipe:
         freeze: parts that keep their weights: ``vlm``, ``vision``, ``embeddings`` (the paper trains all three,
             open-pi-zero freezes the embeddings).
         lora: train low-rank adapters on the language model in place of its weights.
+        augmentation: how pictures are changed at random; with a crop, depth codes are computed anew for every batch.
         depth_feature: the depth that is learned, as ``noisy_depth``; by default that of the camera ``main``.
         episodes_per_task: learn from the first ones of each task alone; normalisation is still the whole dataset's.
     """
@@ -68,8 +78,15 @@ class PolicyRecipe:
     normalization: NormalizationKind = "quantile"
     freeze: tuple[Part, ...] = ()
     lora: LoRA | None = None
+    augmentation: Augmentation | None = None
     depth_feature: str | None = None
     episodes_per_task: int | None = None
+
+    @property
+    def learns_fixed_codes(self) -> bool:
+        """Whether a frame's depth codes are the same in every batch, so that they can be made beforehand."""
+        depth, augmentation = self.policy.depth, self.augmentation
+        return depth is not None and depth.target == "codes" and not (augmentation and augmentation.crops)
 
     def depth_weight_at(self, step: int) -> float:
         """``lambda_t = lambda_0 * gamma ** t``."""
@@ -84,17 +101,34 @@ def train_policy(
     folder: Path,
     tokenizer: DepthTokenizer | None = None,
     init: Path | None = None,
+    examine: Examine | None = None,
 ) -> Policy:
     """Train a policy and save it in ``folder``, or go on with the one begun there.
+
+    Started by ``torchrun``, all processes train it together.
 
     Args:
         tokenizer: of the depth that the policy learns to predict.
         init: a policy or an imported checkpoint whose weights the training starts from, and whose sizes the policy has;
             a robot with more numbers of state or action gets further columns, which begin at zero.
+        examine: measures the policy every ``recipe.training.evaluate_every`` steps.
 
     Raises:
         UserError: the dataset lacks a camera or depth that the policy needs, or the folder holds another run.
     """
+    with joined(recipe.training) as world:
+        return _train_in(world, dataset_path, recipe, folder, tokenizer, init, examine)
+
+
+def _train_in(
+    world: World,
+    dataset_path: Path,
+    recipe: PolicyRecipe,
+    folder: Path,
+    tokenizer: DepthTokenizer | None,
+    init: Path | None,
+    examine: Examine | None,
+) -> Policy:
     depth = recipe.policy.depth
     dataset = open_for(recipe, dataset_path)
     if depth and tokenizer is None:
@@ -104,6 +138,8 @@ def train_policy(
     if depth and tokenizer is not None:
         check_kind(tokenizer.config, dataset)
         made_from["depth_tokenizer"] = fingerprint(tokenizer)
+        if recipe.learns_fixed_codes and (codes := stored_codes(dataset, tokenizer)):
+            dataset = dataset.with_codes(codes)
     if init is not None:
         made_from["init"] = policy_fingerprint(init)
     check(folder, recipe, **made_from)
@@ -112,21 +148,33 @@ def train_policy(
     policy = _build(dataset, recipe, tokenizer if depth else None, init).to(pick_device())
     freeze(policy, recipe.freeze)
     adapters = add_lora(policy, recipe.lora) if recipe.lora else None
-    batches = _batches(dataset, recipe, policy)
-    claim(folder, recipe, **made_from)
+    batches = _batches(dataset, recipe, policy, world)
+    if world.is_first:
+        claim(folder, recipe, **made_from)
 
-    def loss_of(part: Batch, whole: Batch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        losses = policy.loss(part, generator, whole)
+    work = WorkCounter(on=not recipe.training.compile)
+
+    def loss_of(part: Batch, whole: Whole, step: int, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        if recipe.augmentation:
+            part = augment(part, recipe.augmentation, draws, policy.device)
+        with work.counting(len(part)):
+            losses = policy.loss(part, draws, whole)
         weight = recipe.depth_weight_at(step)
-        return losses.total(weight), _metrics(losses, weight * len(part) / len(whole))
+        share = len(part) / len(whole)
+        return losses.total(weight), {**_metrics(losses, weight * share), **work.metrics(share)}
 
-    train(policy, loss_of, batches, recipe.training, folder, label="policy")
+    def examine_at(step: int) -> Mapping[str, float]:
+        return examine(policy.eval(), step, world.is_first) if examine else {}
+
+    train(policy, loss_of, batches, recipe.training, folder, label="policy", world=world, examine=examine_at)
     if adapters is not None:
         merge_lora(adapters)
     policy.provenance = _provenance(dataset, replace(recipe, policy=cast(Any, policy.config)), folder, init)
-    policy.eval().save(folder)
-    remove_state(folder)
-    return policy
+    if world.is_first:
+        policy.eval().save(folder)
+        remove_all(folder, keep_best=recipe.training.keep_best)
+    world.wait()
+    return policy.eval() if world.size == 1 else load_policy(folder)
 
 
 def open_for(recipe: PolicyRecipe, path: Path) -> LeRobotDataset:
@@ -175,6 +223,7 @@ def _metrics(losses: Losses, depth_weight: float) -> dict[str, Tensor]:
         "depth_loss": losses.depth,
         "depth_accuracy": losses.depth_accuracy,
         "future_depth_loss": losses.future_depth,
+        "alignment_loss": losses.alignment,
         "depth_weight": None if losses.depth is None else torch.tensor(depth_weight),
     }
     return {name: value for name, value in metrics.items() if value is not None}
@@ -183,6 +232,20 @@ def _metrics(losses: Losses, depth_weight: float) -> dict[str, Tensor]:
 def _build(
     dataset: LeRobotDataset, recipe: PolicyRecipe, tokenizer: DepthTokenizer | None, init: Path | None
 ) -> Network:
+    policy = new_network(dataset, recipe, tokenizer, init)
+    if init is not None:
+        policy.start_from(init, _config_of(init, type(recipe.policy)))
+    return policy
+
+
+def new_network(
+    dataset: LeRobotDataset, recipe: PolicyRecipe, tokenizer: DepthTokenizer | None = None, init: Path | None = None
+) -> Network:
+    """The network that a recipe trains, with weights as drawn; of ``init`` its sizes and words alone are read.
+
+    Raises:
+        UserError: the dataset or ``init`` lacks what it takes, or no network can have these sizes.
+    """
     if missing := [name for name in (STATE, ACTION) if name not in dataset.info.features]:
         raise UserError(f"{dataset.root}: the dataset has no feature {missing[0]!r}, which a policy learns from")
     torch.manual_seed(recipe.training.seed)
@@ -201,12 +264,9 @@ def _build(
             config = replace(config, clip_actions=None)
     text(dataset.tasks, config.text_tokens)  # an instruction that is too long is told before anything is begun
     try:
-        policy = NETWORKS[type(config)](config, normalization, text, tokenizer)
+        return NETWORKS[type(config)](config, normalization, text, tokenizer)
     except ValueError as error:
         raise UserError(f"no policy can have these sizes: {error}") from None
-    if init is not None:
-        policy.start_from(init, start)
-    return policy
 
 
 def _config_of(init: Path, wanted: type) -> Any:
@@ -217,11 +277,11 @@ def _config_of(init: Path, wanted: type) -> Any:
     return parse_config(wanted, values, init / "config.json")
 
 
-def _batches(dataset: LeRobotDataset, recipe: PolicyRecipe, policy: Network) -> Batches:
+def _batches(dataset: LeRobotDataset, recipe: PolicyRecipe, policy: Network, world: World) -> Batches:
     if not recipe.training.in_memory:
-        return from_workers(dataset, recipe.training)
-    memory = load_into_memory(dataset, policy.config.image_size)
-    depth, tokenizer = policy.config.depth, policy.depth_tokenizer
-    if depth and tokenizer and depth.target == "codes":
+        return from_workers(dataset, recipe.training, world)
+    memory = load_into_memory(dataset, policy.config.image_size, quiet=not world.is_first)
+    tokenizer = policy.depth_tokenizer
+    if recipe.learns_fixed_codes and tokenizer and dataset.codes is None:
         memory = memory.with_codes(encode_all(tokenizer, memory))
-    return from_memory(memory, recipe.training)
+    return from_memory(memory, recipe.training, world)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,10 @@ def check(folder: Path, settings: Any, **made_from: str) -> None:
     """
     path = folder / _SETTINGS
     ours = _entries(settings, made_from)
-    if path.is_file() and (difference := _difference(ours, read_json(path, "run"))):
-        raise UserError(f"{folder} holds a run with other settings ({difference}): choose another folder or delete it")
+    if path.is_file() and (differences := list(_differences(ours, read_json(path, "run")))):
+        raise UserError(
+            f"{folder} holds a run with other settings ({'; '.join(differences)}): choose another folder or delete it"
+        )
 
 
 def _entries(settings: Any, made_from: Mapping[str, str]) -> dict[str, Any]:
@@ -76,12 +78,10 @@ def policy_fingerprint(folder: Path, samples: int = 1024) -> str:
     return digest.hexdigest()[:16]
 
 
-def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> str | None:
+def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for name in [*ours, *(name for name in theirs if name not in ours)]:
         here, there = ours.get(name), theirs.get(name)
         if isinstance(here, dict) and isinstance(there, dict):
-            if inner := _difference(here, there, f"{prefix}{name}."):
-                return inner
+            yield from _differences(here, there, f"{prefix}{name}.")
         elif here != there:
-            return f"{prefix}{name} is {there} there and {here} here"
-    return None
+            yield f"{prefix}{name} is {there} there and {here} here"

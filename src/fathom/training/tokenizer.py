@@ -10,20 +10,24 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fathom.config import parse_config, read_json
-from fathom.data.batch import Batch
+from fathom.data.batch import Batch, Whole
 from fathom.data.dataset import LeRobotDataset, known_split, open_dataset
+from fathom.data.draws import Draws
 from fathom.data.memory import MemoryDataset
 from fathom.depth.depth_map import DepthKind
 from fathom.depth.metrics import CodebookUse, DepthError, codebook_use, depth_error, still_tokens, token_flicker
+from fathom.depth.quantizers import VectorQuantizer
 from fathom.depth.tokenizer import DepthTokenizer, DepthTokenizerConfig
 from fathom.errors import UserError
 from fathom.files import write_json
 from fathom.training.batches import from_memory, from_workers, load_into_memory
-from fathom.training.checkpoint import remove_state
+from fathom.training.checkpoint import remove_all
 from fathom.training.config import OptimizerConfig, TrainingConfig
 from fathom.training.device import pick_device
+from fathom.training.distributed import one_process_only
 from fathom.training.loop import train
 from fathom.training.settings import check, claim, dataset_fingerprint
+from fathom.training.tracking import perplexity
 
 LEAST_USAGE = 0.1
 """A codebook of which less than this share is used has collapsed."""
@@ -67,6 +71,7 @@ def train_tokenizer(dataset_path: Path, recipe: TokenizerRecipe, folder: Path) -
     Raises:
         UserError: the dataset has no depth or depth of another kind, or the codebook has collapsed.
     """
+    one_process_only("a depth tokenizer")
     dataset = open_depth(dataset_path, known_split(dataset_path, "train"))
     check_kind(recipe.tokenizer, dataset)
     made_from = {"dataset": dataset_fingerprint(dataset.root)}
@@ -77,10 +82,13 @@ def train_tokenizer(dataset_path: Path, recipe: TokenizerRecipe, folder: Path) -
     tokenizer = DepthTokenizer(recipe.tokenizer).to(pick_device())
     tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # twice as fast on a CPU
 
-    def loss_of(part: Batch, whole: Batch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss_of(part: Batch, whole: Whole, step: int, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         losses = tokenizer.loss(_depth(part).to(next(tokenizer.parameters()).device))
         share = len(part) / len(whole)
-        return share * losses.total, {name: share * term for name, term in losses.terms().items()}
+        metrics = {name: share * term for name, term in losses.terms().items()}
+        if isinstance(tokenizer.quantizer, VectorQuantizer):
+            metrics["codebook_perplexity"] = share * perplexity(tokenizer.quantizer.uses)
+        return share * losses.total, metrics
 
     if recipe.training.in_memory:
         source = from_memory(load_into_memory(dataset), recipe.training)
@@ -97,7 +105,7 @@ def train_tokenizer(dataset_path: Path, recipe: TokenizerRecipe, folder: Path) -
         )
     write_json(folder / "score.json", asdict(score))
     tokenizer.save(folder)
-    remove_state(folder)
+    remove_all(folder, keep_best=recipe.training.keep_best)
     return tokenizer
 
 

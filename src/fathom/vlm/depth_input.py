@@ -8,6 +8,7 @@ from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fathom.depth.depth_map import DepthKind, DepthVideo
+from fathom.depth.estimators import Estimator
 from fathom.errors import UserError
 
 Unit = Literal["m", "mm"]
@@ -40,12 +41,39 @@ def read_image(source: ImageSource) -> Image.Image:
     return source.convert("RGB")
 
 
+def depth_of(
+    picture: Image.Image,
+    source: DepthSource | None,
+    kind: DepthKind,
+    unit: Unit | None = None,
+    estimator: Estimator | None = None,
+) -> DepthVideo:
+    """The depth of a picture's pixels, as :func:`read_depth` returns it.
+
+    Args:
+        source: see :func:`read_depth`; where there is none, the estimator is asked.
+        kind: which depth it should be.
+        unit: of a source.
+
+    Raises:
+        UserError: there is neither, the depth is bad, or it has another size or aspect than the picture.
+    """
+    if source is None:
+        if estimator is None:
+            raise UserError(f"{kind} depth is needed, and there is none: give a depth map or an estimator")
+        source, unit = estimator.estimate(np.asarray(picture)[None]), None
+    depth = read_depth(source, kind, unit)
+    _check_same_view(depth, picture, str(source) if isinstance(source, (str, Path)) else "the depth map")
+    return depth
+
+
 def read_depth(source: DepthSource, kind: DepthKind, unit: Unit | None = None) -> DepthVideo:
     """One depth map, as the only frame of a :class:`DepthVideo`.
 
     Args:
         source: (height, width); or a .npy file of that shape, or a picture of one channel and more than 8 bits.
-            0, negative and non-finite values are not known. A :class:`DepthVideo` of one frame is taken as it is.
+            0, negative and non-finite values are not known. A :class:`DepthVideo` of one frame is taken as it is; what
+            this function returned comes back unchanged.
         kind: which depth it should be.
         unit: of metric depth; by default whole numbers are millimetres and fractions are metres.
 
@@ -70,6 +98,8 @@ def read_depth(source: DepthSource, kind: DepthKind, unit: Unit | None = None) -
         depth = DepthVideo(values[None], kind, _known(values[None], kind))
     if not depth.valid.any():
         raise UserError(f"{name}: no pixel has a known depth (finite and above 0): is it the right file?")
+    if "range" in depth.provenance:  # it was stored before
+        return depth
     if kind == "metric":
         return DepthVideo(np.where(depth.valid, depth.values, 0).astype(np.float32), kind, depth.valid)
     try:
@@ -78,21 +108,35 @@ def read_depth(source: DepthSource, kind: DepthKind, unit: Unit | None = None) -
         raise UserError(f"{name}: the depth is the same everywhere: is it the right file?") from None
 
 
-def same_view(depth: DepthVideo, image: Image.Image, name: str = "the depth map") -> Float[np.ndarray, "height width"]:
-    """The depth of a picture's pixels.
-
-    Raises:
-        UserError: it has another size or aspect than the picture.
-    """
+def _check_same_view(depth: DepthVideo, image: Image.Image, name: str) -> None:
     if len(depth) != 1:
         raise UserError(f"{name} has {len(depth)} frames, and the picture is one")
     height, width = depth.values.shape[1:]
     if (width, height) == image.size:
-        return depth.values[0]
+        return
     theirs = f"{width}x{height} pixels and the picture {image.width}x{image.height}"
     if abs(width * image.height - height * image.width) > max(image.size):  # more than rounding a scaled side explains
         raise UserError(f"{name} has {theirs}, another aspect: they do not show the same view; crop both alike")
     raise UserError(f"{name} has {theirs}: resize one to the other (depth by nearest neighbour)")
+
+
+def resized(depth: DepthVideo, size: tuple[int, int]) -> DepthVideo:
+    """One depth map at another size (width, height), as its picture was resized.
+
+    By nearest neighbour: between an object and its background there is nothing at their mean depth.
+    """
+    values, known = (
+        np.asarray(Image.fromarray(part).resize(size, Image.Resampling.NEAREST))
+        for part in (depth.values[0], depth.valid[0])
+    )
+    return DepthVideo(values[None], depth.kind, known[None], depth.provenance)
+
+
+def nearest_known(depth: DepthVideo, x: int, y: int) -> float:
+    """One depth map's value at a pixel or, where it has a hole, at the nearest pixel that is known."""
+    rows, columns = np.nonzero(depth.valid[0])
+    nearest = int(np.argmin((rows - y) ** 2 + (columns - x) ** 2))
+    return float(depth.values[0, rows[nearest], columns[nearest]])
 
 
 def _array(source: np.ndarray | Path | str, kind: DepthKind) -> np.ndarray:

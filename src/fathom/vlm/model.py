@@ -1,15 +1,19 @@
 """The depth-aware VLM: one class over transformers' own Qwen2.5-VL and Qwen3-VL (seed 003, SPEC §2)."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import torch
+from huggingface_hub import ModelCard, ModelHubMixin
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import GenerationConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from fathom.vlm.ask import Mode, ask
+from fathom.vlm.card import model_card
 from fathom.vlm.compression import compress
 from fathom.vlm.config import DepthVLMConfig
 from fathom.vlm.depth_encoder import DepthEncoder
@@ -26,25 +30,26 @@ from fathom.vlm.fusion import (
     with_depth_channel,
 )
 from fathom.vlm.lora import add_lora, is_lora, merge_lora
-from fathom.vlm.processor import DepthVLMProcessor
+from fathom.vlm.processor import DepthVLMProcessor, Message
 from fathom.vlm.qwen import patches_per_token, vision_tower
 
 Grid = Int[Tensor, "images 3"]
 
 
-class DepthVLM(nn.Module):
+class DepthVLM(nn.Module, ModelHubMixin):
     """A VLM that also sees depth.
 
     Only the features of the vision tower are changed, between the tower and the language model, which transformers
     takes precomputed: the VLM itself runs as transformers wrote it.
 
+    Of Hugging Face's mixin it has ``save_pretrained``, ``push_to_hub`` and ``from_pretrained``.
+
     Attributes:
         config: see :class:`DepthVLMConfig`.
         vlm: transformers' model.
         processor: makes its batches.
+        provenance: what it was made from, and how: JSON values by topic, for the model card.
     """
-
-    accepts_loss_kwargs = False  # to transformers' Trainer: the loss is the mean over the batch's own labels
 
     def __init__(self, config: DepthVLMConfig, vlm: Any, processor: DepthVLMProcessor) -> None:
         """Put depth onto ``vlm``, which belongs to this model from then on.
@@ -53,6 +58,7 @@ class DepthVLM(nn.Module):
         """
         super().__init__()
         self.config, self.vlm, self.processor = config, vlm, processor
+        self.provenance: dict[str, Any] = {}
         tower = vision_tower(vlm)
         if config.fusion == "rgbd" and tower.config.in_channels == 3:
             add_depth_channel(tower)
@@ -91,7 +97,7 @@ class DepthVLM(nn.Module):
     ) -> CausalLMOutputWithPast:
         """Logits, and with ``labels`` the loss, on a batch of the processor."""
         inputs = self.language_inputs(input_ids, attention_mask, pixel_values, image_grid_thw, depth_values)
-        return self.vlm(**inputs, labels=labels)
+        return self.vlm(**inputs, labels=labels, use_cache=False)
 
     @torch.no_grad()
     def generate(
@@ -110,23 +116,42 @@ class DepthVLM(nn.Module):
     def answer(
         self,
         image: ImageSource,
-        question: str,
+        question: str | None = None,
         depth: DepthSource | None = None,
         *,
         unit: Unit | None = None,
-        max_new_tokens: int = 128,
+        mode: Mode = "plain",
+        **options: Any,
     ) -> str:
-        """What the model says to a question about a picture.
+        """What the model says to a question about a picture: the text of :func:`fathom.vlm.ask.ask`.
 
         Args:
             depth: of the picture, see :func:`fathom.vlm.depth_input.read_depth`; without it the processor's estimator
                 is asked. With ``fusion = none`` it is not looked at.
             unit: of the depth.
+            mode: how it is asked, see :data:`fathom.vlm.ask.Mode`.
+            options: ``point``, ``focal_length``, ``turns``, ``max_new_tokens``.
 
         Raises:
             UserError: the picture or the depth is bad, or there is none.
         """
-        batch = self.processor([image], [[{"role": "user", "content": question}]], [depth], unit)
+        return ask(self, image, question, depth, unit=unit, mode=mode, **options).text
+
+    def reply(
+        self,
+        image: ImageSource,
+        conversation: Sequence[Message],
+        depth: DepthSource | None = None,
+        *,
+        unit: Unit | None = None,
+        max_new_tokens: int = 128,
+    ) -> str:
+        """What the model says next in a conversation about a picture, which ends with the user.
+
+        Raises:
+            UserError: the picture or the depth is bad, or there is none.
+        """
+        batch = self.processor([image], [conversation], [depth], unit)
         batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
         return self.processor.answers(self.generate(**batch, max_new_tokens=max_new_tokens))[0]
 
@@ -239,6 +264,21 @@ class DepthVLM(nn.Module):
             merge_lora(self.vlm)
             self.config = self.processor.config = replace(self.config, lora=None)
         return self
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:  # type: ignore[override]
+        """The model in a folder or of a hub id, see :func:`fathom.vlm.saving.load_depth_vlm`."""
+        from fathom.vlm.saving import load_depth_vlm
+
+        return load_depth_vlm(pretrained_model_name_or_path, **options)  # type: ignore[return-value]
+
+    def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
+        """See :func:`fathom.vlm.card.model_card`."""
+        return model_card(self.config, self.provenance)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """With LoRA on a published VLM, what was added alone; else all."""
+        self.save(save_directory, adapters_only=self.config.lora is not None and self.config.base is not None)
 
     def save(self, folder: str | Path, *, adapters_only: bool = False) -> None:
         """Write a folder, see :func:`fathom.vlm.saving.save_depth_vlm`."""

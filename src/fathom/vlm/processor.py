@@ -17,7 +17,7 @@ from fathom.depth.estimators import Estimator
 from fathom.errors import UserError
 from fathom.vlm.config import DepthVLMConfig
 from fathom.vlm.depth_encoding import pack_millimetres
-from fathom.vlm.depth_input import DepthSource, ImageSource, Unit, read_depth, read_image, same_view
+from fathom.vlm.depth_input import DepthSource, ImageSource, Unit, depth_of, read_image
 from fathom.vlm.fusion import depth_grid
 
 Message = Mapping[str, str]
@@ -89,16 +89,30 @@ class DepthVLMProcessor:
             UserError: a picture or depth map is bad (see :mod:`fathom.vlm.depth_input`), or depth is lacking.
         """
         pictures = [read_image(image) for image in images]
-        seen = self.image_processor(images=pictures, return_tensors="pt")
-        batch = {"pixel_values": seen["pixel_values"], "image_grid_thw": seen["image_grid_thw"]}
+        maps = None
         if self.config.fusion != "none":
-            maps = [
-                self._depth_of(picture, depth, unit)
-                for picture, depth in zip(pictures, depths or [None] * len(pictures), strict=True)
-            ]
-            parts = [self._patches(depth, grid) for depth, grid in zip(maps, batch["image_grid_thw"], strict=True)]
-            batch["depth_values"] = torch.cat(parts)
+            pairs = zip(pictures, depths or [None] * len(pictures), strict=True)
+            maps = [self._depth_of(picture, depth, unit) for picture, depth in pairs]
+        batch = self.look(pictures, maps)
         return batch | self._text(conversations, batch["image_grid_thw"])
+
+    def look(
+        self, pictures: Sequence[Image.Image], depths: Sequence[Float[np.ndarray, "height width"]] | None
+    ) -> dict[str, Tensor]:
+        """Pictures and depth alone, without text.
+
+        Args:
+            depths: each as large as its picture; metres or relative inverse depth in (0, 1], 0 where it is not known.
+
+        Returns:
+            ``pixel_values``, ``image_grid_thw`` and, with depths, ``depth_values``, as above.
+        """
+        seen = self.image_processor(images=list(pictures), return_tensors="pt")
+        batch: dict[str, Tensor] = {"pixel_values": seen["pixel_values"], "image_grid_thw": seen["image_grid_thw"]}
+        if depths is not None:
+            parts = [self._patches(depth, grid) for depth, grid in zip(depths, batch["image_grid_thw"], strict=True)]
+            batch["depth_values"] = torch.cat(parts)
+        return batch
 
     def answers(self, ids: Int[Tensor, "batch length"]) -> list[str]:
         """Generated tokens as text, without special tokens."""
@@ -129,15 +143,12 @@ class DepthVLMProcessor:
     def _depth_of(
         self, picture: Image.Image, depth: DepthSource | None, unit: Unit | None
     ) -> Float[np.ndarray, "height width"]:
-        if depth is None:
-            if self.estimator is None:
-                raise UserError(
-                    f"this model reads depth (fusion = {self.config.fusion}), and there is none: give a depth map or "
-                    "an estimator"
-                )
-            depth, unit = self.estimator.estimate(np.asarray(picture)[None]), None
-        name = str(depth) if isinstance(depth, (str, Path)) else "the depth map"
-        return same_view(read_depth(depth, self.config.depth_kind, unit), picture, name)
+        if depth is None and self.estimator is None:
+            raise UserError(
+                f"this model reads depth (fusion = {self.config.fusion}), and there is none: give a depth map or "
+                "an estimator"
+            )
+        return depth_of(picture, depth, self.config.depth_kind, unit, self.estimator).values[0]
 
     def _patches(self, depth: Float[np.ndarray, "height width"], grid: Int[Tensor, "3"]) -> Float[Tensor, "patches _"]:
         """Depth through the same resizing and cutting as its picture.

@@ -6,11 +6,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
 from fathom.config import parse_config, read_json, write_config
 from fathom.errors import UserError
 from fathom.files import atomically
 from fathom.hub import local_folder
+from fathom.vlm.card import read_provenance, save_provenance
 from fathom.vlm.config import DepthVLMConfig
 from fathom.vlm.model import DepthVLM
 from fathom.vlm.processor import DepthVLMProcessor
@@ -36,6 +38,7 @@ def save_depth_vlm(model: DepthVLM, folder: Path, *, adapters_only: bool = False
         raise UserError("the model began with random weights: its adapters mean nothing without them; save it whole")
     folder.mkdir(parents=True, exist_ok=True)
     model.processor.save(folder)
+    save_provenance(model.provenance, folder)
     if adapters_only:
         added = {name: tensor.detach().cpu().contiguous() for name, tensor in model.depth_parameters().items()}
         with atomically(folder / _ADAPTERS) as temporary:
@@ -66,6 +69,7 @@ def load_depth_vlm(
         model = start_depth_vlm(source, DepthVLMConfig(fusion="none"), dtype=dtype, **download)
     elif values.pop("kind", None) == KIND:
         model = _read(folder, values, dtype)
+        model.provenance = read_provenance(folder)
     else:
         raise UserError(f"{folder / 'config.json'} describes no depth-aware VLM, and none of {', '.join(FAMILIES)}")
     for parameter in model.parameters():  # not the buffers: positions in bf16 would be wrong
@@ -79,7 +83,8 @@ def start_depth_vlm(
     """A published VLM with depth put onto it, ready to be aligned and fine-tuned.
 
     Args:
-        base: hub id or folder of a Qwen2.5-VL or Qwen3-VL; it takes the place of ``config.base``.
+        base: hub id or folder of a Qwen2.5-VL or Qwen3-VL, or of a model saved whole with ``fusion = none`` and
+            without LoRA; it takes the place of ``config.base``.
         dtype: of the VLM; what is added stays in fp32.
 
     Raises:
@@ -92,7 +97,18 @@ def start_depth_vlm(
 
 def _onto(folder: Path, config: DepthVLMConfig, base: str, dtype: torch.dtype) -> DepthVLM:
     config = DepthVLMConfig(**{**vars(config), "base": base})
-    return DepthVLM(config, read_vlm(folder, dtype), DepthVLMProcessor.load(folder, config))
+    return DepthVLM(config, _vlm_in(folder, dtype), DepthVLMProcessor.load(folder, config))
+
+
+def _vlm_in(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """A checkpoint of transformers, or the VLM in a folder of ours to which depth has added nothing."""
+    values = read_json(folder / "config.json", "vision-language model")
+    if values.pop("kind", None) != KIND:
+        return read_vlm(folder, dtype)
+    if values.get("fusion") != "none" or values.get("lora") is not None or values.get("vlm") is None:
+        raise UserError(f"{folder} has depth or adapters already: start from a VLM without (fusion = none, merged)")
+    vlm: PreTrainedModel = _read(folder, values, dtype).vlm
+    return vlm
 
 
 def _read(folder: Path, values: dict[str, Any], dtype: torch.dtype) -> DepthVLM:

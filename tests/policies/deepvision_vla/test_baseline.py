@@ -7,6 +7,7 @@ from transformers import Qwen2VLImageProcessorPil
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModel
 
+from fathom.data.batch import Whole
 from fathom.policies.deepvision_vla.layout import Layout
 
 from .conftest import observation_of
@@ -136,7 +137,7 @@ def test_losses_of_parts_add_up_to_that_of_the_whole(make_policy, make_batch):
     policy, batch = make_policy(expert=None).eval(), make_batch(batch=4)
     batch.action_is_pad[1, 1:] = True
     with torch.no_grad():
-        parts = sum(policy.loss(part, whole=batch).action for part in batch.split(2))
+        parts = sum(policy.loss(part, whole=Whole.of(batch)).action for part in batch.split(2))
         torch.testing.assert_close(parts, policy.loss(batch).action, atol=1e-6, rtol=1e-5)
 
 

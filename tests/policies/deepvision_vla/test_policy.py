@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fathom.data.draws import Draws
 from fathom.errors import UserError
 from fathom.policies import load_policy
 from fathom.policies.deepvision_vla import DeepVisionVLAConfig, ExpertConfig, PruningConfig
@@ -37,7 +38,7 @@ def test_a_few_steps_of_training_lower_the_loss(name, make_policy, make_batch):
     optimizer = torch.optim.AdamW(policy.parameters(), 2e-3)
     totals = []
     for _ in range(12):
-        loss = policy.loss(batch, torch.Generator().manual_seed(0)).total(0.1)
+        loss = policy.loss(batch, Draws(0)).total(0.1)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -114,6 +115,22 @@ def test_a_blind_policy_sees_nothing(make_policy, make_batch):
     one, other = make_batch(), make_batch(seed=1)
     changed = replace(observation_of(one), images=other.images)
     assert torch.equal(policy.sample_actions(observation_of(one)), policy.sample_actions(changed))
+
+
+def test_how_pictures_lie_in_memory_does_not_matter(make_policy, make_batch):
+    """Decoded frames lie channels-last; a tower without merging, as the recipes from scratch have it."""
+    vision = replace(tiny_config().vision, merge=1, patch=8)
+    policy, observation = make_policy(vision=vision).eval(), observation_of(make_batch())
+    images = {name: image.contiguous(memory_format=torch.channels_last) for name, image in observation.images.items()}
+    expected = policy.sample_actions(observation)
+    torch.testing.assert_close(policy.sample_actions(replace(observation, images=images)), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_tokens_are_those_of_the_pass(name, make_policy, make_batch, outputs_of):
+    policy = make_policy(**VARIANTS[name]).eval()
+    hidden = outputs_of(policy, observation_of(make_batch(cameras=policy.config.cameras)))
+    assert {block: tokens.shape[1] for block, tokens in hidden.items()} == policy.config.tokens
 
 
 def test_the_instruction_decides(make_policy, make_batch):

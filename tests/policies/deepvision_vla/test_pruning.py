@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import fathom.mixture.passing
+from fathom.data.draws import Draws
 from fathom.policies.deepvision_vla import PruningConfig
 from fathom.policies.deepvision_vla.pruning import Pruner
 
@@ -63,7 +64,7 @@ def test_tokens_are_gathered_and_those_without_a_place_always_stay(guide, make_p
 
 def test_the_choice_is_the_same_in_training_and_in_acting(make_policy, make_batch, watched):
     policy, batch = make_policy(), make_batch()
-    policy.loss(batch, torch.Generator().manual_seed(0))
+    policy.loss(batch, Draws(0))
     policy.eval()
     policy.sample_actions(observation_of(batch))
     trained, acted = watched["kept"]
@@ -128,9 +129,9 @@ def test_where_one_region_decides_the_action_it_is_kept(make_policy, make_batch)
     policy = make_policy(vision=vision, expert=expert)
     optimizer = torch.optim.AdamW(policy.parameters(), 2e-3)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(300):
+    for step in range(300):
         batch, _ = scene(make_batch, 32, generator)
-        loss = policy.loss(batch, generator).action
+        loss = policy.loss(batch, Draws(0, step)).action
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

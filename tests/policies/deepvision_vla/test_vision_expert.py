@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import DINOv3ViTModel
 
+from fathom.data.draws import Draws
 from fathom.mixture import Block
 from fathom.policies.deepvision_vla import DeepVisionVLA
 from fathom.policies.deepvision_vla.streams import joint_steps, plan, visibility
@@ -182,7 +183,7 @@ def test_dinov3s_random_scale_is_drawn_in_training_alone(make_policy, make_batch
     policy, batch = make_policy(), make_batch()
     seen = []
     run, policy._run = policy._run, lambda inputs, **k: seen.append(inputs.expert_scale) or run(inputs, **k)
-    losses = [policy.loss(batch, torch.Generator().manual_seed(seed)).action for seed in (0, 0, 1)]
+    losses = [policy.loss(batch, Draws(seed)).action for seed in (0, 0, 1)]
     assert seen[0] == seen[1] != seen[2]
     assert losses[0] == losses[1] != losses[2]
     assert all(0.5 <= scale <= 2 for scale in seen)

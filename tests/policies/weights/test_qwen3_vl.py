@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from tests.policies.deepvision_vla.conftest import chat_tokenizer
 from transformers import DINOv3ViTConfig, DINOv3ViTModel, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from fathom.cli.main import main
 from fathom.config import parse_config
 from fathom.errors import UserError
 from fathom.policies.deepvision_vla import DeepVisionVLA, DeepVisionVLAConfig, ExpertConfig, PruningConfig, TowerConfig
@@ -110,3 +111,31 @@ def test_a_larger_coupling_than_the_expert_has_layers(language, vision, tmp_path
     config = replace(CONFIG, layers=9, expert=replace(CONFIG.expert, layers=9, coupled=4))
     with pytest.raises(UserError, match=r"dino/config\.json.*only 3 layers"):
         import_qwen3_vl(language, vision, tmp_path / "out", config)
+
+
+def test_the_verb(language, vision, tmp_path, capsys):
+    words = ["import", "qwen3-vl", str(language), "--image-size", "32", "--horizon", "4", "--out"]
+    expert = ["--vision", str(vision), "--expert-image-size", "32", "--coupled", "2", "--proprio"]
+    assert main([*words, str(tmp_path / "out"), *expert]) == 0
+    assert "written to" in capsys.readouterr().out
+    config = loaded(tmp_path / "out").config
+    assert (config.horizon, config.expert.coupled, config.expert.kv_heads, config.layers) == (4, 2, 2, 4)
+    assert config.proprio and config.expert.pruning is None
+    assert main([*words, str(tmp_path / "baseline")]) == 0
+    assert loaded(tmp_path / "baseline").config.expert is None
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--coupled", "4"], "expert.coupled is 4, but the vision expert has only 3 layers"),
+        (["--image-size", "30"], "vision.image_size 30 must be a multiple"),
+        (["--image-size", "260"], "vision.image_size 260 must be a multiple of patch x merge 32"),
+        (["--cameras", "wrist"], "the first camera must be 'main'"),
+    ],
+)
+def test_what_the_verb_refuses(options, told, language, vision, tmp_path, capsys):
+    words = ["import", "qwen3-vl", str(language), "--vision", str(vision), "--out", str(tmp_path / "out")]
+    assert main([*words, "--expert-image-size", "32", "--image-size", "64", "--coupled", "2", *options]) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()

@@ -11,11 +11,15 @@ from PIL import Image
 from tests.vlm.questions.boxes import ORDERLY, Box, draw
 
 from fathom.cli.vlm_questions import VlmQuestions
+from fathom.cli.vlm_score import VlmEval
 from fathom.data.dataset import open_dataset
 from fathom.data.features import Feature
 from fathom.data.writer import DatasetWriter
 from fathom.errors import UserError
+from fathom.simulation.collect import collect
+from fathom.simulation.demonstrations import Style
 from fathom.vlm.questions import View
+from fathom.vlm.questions.names import named_by_task
 from fathom.vlm.questions.reading import read_made_questions
 from fathom.vlm.questions.writing import recorded_view, write_questions
 from fathom.vlm.scoring import score_file
@@ -27,7 +31,12 @@ NAMES = dict(enumerate(["floor", *(box.name for box in ORDERLY)]))
 
 
 def write_dataset(
-    root: Path, episodes: int = 5, notes: dict[str, Any] | None = None, boxes: bool = True, **features: Feature | None
+    root: Path,
+    episodes: int = 5,
+    notes: dict[str, Any] | None = None,
+    boxes: bool = True,
+    task: str = "look",
+    **features: Feature | None,
 ) -> Path:
     """Three frames an episode, as `fathom collect --segmentation` lays them out; the mug wanders."""
     wanted = {
@@ -41,7 +50,7 @@ def write_dataset(
         depth, labels = (np.stack(maps) for maps in zip(*(drawn(episode, t, boxes) for t in range(3)), strict=True))
         colour = np.repeat(labels[..., None] * 50, 3, axis=-1).astype(np.uint8)
         frames = {"main": colour, "main_depth": depth, "main_segmentation": labels}
-        writer.stage_episode(episode, {name: frames[name.rsplit(".", 1)[1]] for name in kept}, "look")
+        writer.stage_episode(episode, {name: frames[name.rsplit(".", 1)[1]] for name in kept}, task)
     return writer.finish(notes=notes)
 
 
@@ -178,3 +187,48 @@ def test_something_in_the_way(dataset, made) -> None:
 def test_options_that_are_refused(dataset, tmp_path, options, sentence) -> None:
     with pytest.raises(UserError, match=sentence):
         VlmQuestions(dataset, tmp_path / "out", **options).run()
+
+
+def test_a_folder_of_questions_is_a_benchmark(made, tmp_path, monkeypatch, capsys) -> None:
+    """`fathom vlm eval --benchmark msmu` takes it as it takes MSMU's own, and asks the questions of the test."""
+
+    class Silent:
+        def answer(self, image: Image.Image, question: str, depth: Path | None = None) -> str:
+            assert depth is not None
+            return "I cannot tell."
+
+    monkeypatch.setattr("fathom.vlm.saving.load_depth_vlm", lambda source, **_: Silent())
+    VlmEval("model", made, "msmu", tmp_path / "run", json=True).run()
+    score = json.loads(capsys.readouterr().out)
+    assert score["overall"] == 0 and score["n"] == len(lines_of(made / "test.jsonl"))
+    assert lines_of(tmp_path / "run/predictions.jsonl")[0]["id"] == lines_of(made / "test.jsonl")[0]["id"]
+
+
+@pytest.mark.parametrize("label", ["obj", "object_1"])
+def test_what_the_simulator_does_not_name_the_task_names(label) -> None:
+    assert named_by_task(label, "push the puck forward to the marker") == "puck"
+    assert named_by_task(label, "press the button of the coffee machine") == "mug"
+    assert named_by_task(label, "move the gripper to the marker") == label
+    assert named_by_task("peg", "push the puck forward to the marker") == "peg"
+
+
+def test_questions_use_the_task_s_name(tmp_path) -> None:
+    names = NAMES | {1: "obj"}  # the mug that wanders
+    made = Feature.segmentation(64, 64, names)
+    root = write_dataset(tmp_path / "data", 2, NOTES, task="push the puck to the marker", main_segmentation=made)
+    write_questions(root, tmp_path / "out", per_frame=20)
+    asked = " ".join(
+        line["question"] for split in ("train", "test") for line in lines_of(tmp_path / f"out/{split}.jsonl")
+    )
+    assert "the puck" in asked and "object" not in asked.replace("objects", "")
+
+
+@pytest.mark.slow
+def test_a_collection_of_meta_world_says_how_its_camera_sees(tmp_path) -> None:
+    """NEAR stands at (0.55, 0.17, 0.53) and looks at (0.01, 0.65, 0.11): 0.42 m down over 0.7225 m, with fovy 47."""
+    collect("metaworld", ["handle-press"], 2, tmp_path / "data", style=Style(64), segmentation=True, processes=1)
+    view = recorded_view(tmp_path / "data")
+    down = np.degrees(np.arctan2(0.53 - 0.11, np.hypot(0.55 - 0.01, 0.17 - 0.65)))
+    assert (view.fovy, view.fovx) == (47.0, None) and view.tilt == pytest.approx(down, abs=1e-3)
+    counts = write_questions(tmp_path / "data", tmp_path / "out", every=5)
+    assert counts["train"]["size"] + counts["train"]["camera_distance"] > 0

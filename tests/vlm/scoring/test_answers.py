@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fathom.vlm.scoring.answers import lengths, new_lengths, numbers, quantities
+from fathom.vlm.scoring.answers import final, lengths, new_lengths, numbers, quantities
 
 INCH, FOOT, YARD = 0.0254, 0.3048, 0.9144
 
@@ -58,6 +58,31 @@ INCH, FOOT, YARD = 0.0254, 0.3048, 0.9144
         ("2½ ft", [2.5 * FOOT]),
         ("3/4 m", [0.75]),
         ("-2.5 m", [-2.5]),
+        ("minus two meters", [-2.0]),
+        ("negative 0.5 m", [-0.5]),
+        ("120 cms", [1.2]),
+        ("1 200 mm", [1.2]),
+        ("1\u202f200 mm", [1.2]),
+        ("1,200.5 mm", [1.2005]),
+        (r"1.2 \times 10^{2} cm", [1.2]),
+        (r"\frac{3}{4} m", [0.75]),
+        ("1~2 m", [1.5]),
+        ("between one and two metres", [1.5]),
+        ("two to three feet", [2.5 * FOOT]),
+        ("2 ± 0.1 m", [2.0]),
+        ("2.0 m +/- 10 cm", [2.0]),
+        ("1.5 m (about 5 feet)", [1.5]),
+        ("5 feet (1.5 m)", [5 * FOOT]),
+        ("1.5 m (5 ft) x 0.6 m (2 ft)", [1.5, 0.6]),
+        ("5 ft 3", [5 * FOOT + 3 * INCH]),
+        ("5' 10", [5 * FOOT + 10 * INCH]),
+        ("5ft3in", [5 * FOOT + 3 * INCH]),
+        ("six foot two", [6 * FOOT + 2 * INCH]),
+        ("one metre twenty", [1.2]),
+        ("1m20", [1.2]),
+        ("one-and-a-half metres", [1.5]),
+        ("5-1/2 feet", [5.5 * FOOT]),
+        ("a couple of metres", [2.0]),
         ("0.8 m x 0.63 m × 0.55 m", [0.8, 0.63, 0.55]),
         ("80x63x55 cm", [0.8, 0.63, 0.55]),
         ("[0.8,0.63,0.55]", [0.8, 0.63, 0.55]),
@@ -71,7 +96,8 @@ def test_lengths_are_read_in_metres(text: str, metres: list[float]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "I cannot tell.", "the 3D model", "the 2nd shelf", "img_3", "4 m²", "45 degrees", "9" * 5000]
+    "text",
+    ["", "I cannot tell.", "the 3D model", "the 2nd shelf", "img_3", "4 m²", "45 degrees", "3 m/s", "1m2", "9" * 5000],
 )
 def test_what_holds_no_length(text: str) -> None:
     assert lengths(text) == []
@@ -87,10 +113,15 @@ def test_what_holds_no_length(text: str) -> None:
         ("1 m and 1.5 m", [1.0, 1.5]),  # no compound: 150 cm are more than a metre
         ("1.5 m and 20 cm", [1.5, 0.2]),  # nor with a broken number of metres
         ("table-2 m", [2.0]),  # no minus
+        ("- 2 m", [2.0]),  # an item of a list
+        ("2 m 10 chairs", [2.0]),
+        ("5 ft 3 chairs", [5 * FOOT]),
+        ("1.5 m (2 m from the door)", [1.5, 2.0]),
+        ("1.5 m (9 ft for the door)", [1.5, 9 * FOOT]),  # another length
     ],
 )
 def test_what_looks_like_another_length(text: str, metres: list[float]) -> None:
-    assert lengths(text) == metres
+    assert lengths(text) == pytest.approx(metres)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +131,11 @@ def test_what_looks_like_another_length(text: str, metres: list[float]) -> None:
         ("There are 2 in the picture", [2]),
         ("two", [2]),
         ("There is one chair", [1]),
+        ("There are 3 in it.", [3]),
+        ("a dozen chairs", [12]),
+        ("half a dozen", [6]),
+        ("a couple of chairs", [2]),
+        ("2 m away are 4 chairs", [4]),
         ("zero", [0]),
         ("3 chairs, 1.2 m apart", [3]),
         ("1,2,3", [1, 2, 3]),
@@ -113,6 +149,19 @@ def test_lengths_of_the_question_are_no_answer() -> None:
     question = "The bed is 0.81 m high. How high are the table and the lamp?"
     assert new_lengths("As the bed is 0.81 m, the table is 1.02 m and the lamp 0.81 m high", question) == [1.02, 0.81]
     assert new_lengths("0.81 m", question) == [0.81]
+
+
+@pytest.mark.parametrize(
+    ("response", "said"),
+    [
+        ("2 m", "2 m"),
+        ("<think>5 m?\n4 m!</think>\n2 m", "2 m"),
+        ("<think>5 m</think> <answer> 3 </answer> no: <ANSWER>2 m</ANSWER>", "2 m"),
+        ("<think>2 m</think>", "<think>2 m</think>"),  # nothing else was said
+    ],
+)
+def test_thoughts_are_no_answer(response: str, said: str) -> None:
+    assert final(response).strip() == said
 
 
 DECIMALS = st.decimals(min_value="0.001", max_value="999", places=3)

@@ -129,7 +129,9 @@ class TestMSMU:
         ("response", "answer", "right"),
         [
             ("1.2 m", "1 m", True),
-            ("125 cm", "1 m", False),  # 1.25 itself is out
+            ("125 cm", "1 m", False),  # 1.25 itself is out,
+            *((f"{5 * n} ft", f"{4 * n} ft", False) for n in range(1, 8)),  # in every unit
+            ("<think>The door is 3 m high.</think> 1.1 m", "1 m", True),
             ("0.8 m", "1 m", False),
             ("3 ft 2 in", "The table is 0.97 m high", True),
             ("I cannot tell", "1 m", False),
@@ -205,11 +207,26 @@ class TestMSMU:
 class TestSpatialRGPT:
     @pytest.mark.parametrize(
         ("response", "right"),
-        [("2.5 m", True), ("150 cm", True), ("2.6 m", False), ("1.4 m", False), ("far", False), ("7 feet", True)],
+        [
+            ("2.5 m", True),
+            ("150 cm", True),
+            ("2.6 m", False),
+            ("1.4 m", False),
+            ("far", False),
+            ("7 feet", True),
+            ("8 ft 2.42 in", True),
+            ("1500 mm", True),
+        ],  # 2.5 m and a bit less; 1.5 m itself
     )
     def test_distances_within_a_quarter(self, write, response, right) -> None:
         line = region("width_data", f"Region [0] is {response} wide.", "Region [0] is 2.0 meters wide.")
         assert score_file(write(line), "spatialrgpt", "official").per_type == {"width": 100.0 * right}
+
+    @pytest.mark.parametrize("feet", range(4, 40, 4))
+    def test_both_ends_are_within_in_every_unit(self, write, feet) -> None:
+        for response in (f"{3 * feet // 4} ft", f"{5 * feet // 4} ft"):
+            line = region("distance_data", response, f"{feet} ft")
+            assert score_file(write(line), "spatialrgpt", "official").overall == 100
 
     @pytest.mark.parametrize(
         ("response", "right"),

@@ -9,8 +9,9 @@ from typing import Literal
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfig
 
 from fathom.mixture import Backend
-from fathom.policies.deepvision_vla.vision_config import ExpertConfig, TowerConfig, check_positive
-from fathom.policies.qdepth_vla import DepthConfig
+from fathom.policies.deepvision_vla.vision_config import ExpertConfig, TowerConfig
+from fathom.policies.depth_expert import DepthConfig
+from fathom.policies.sizes import check_positive
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,26 @@ class DeepVisionVLAConfig:
         """Side of the largest picture that any part sees, in pixels."""
         return max(self.vision.image_size, self.expert.image_size if self.expert else 0)
 
+    @property
+    def framing(self) -> tuple[int, int]:
+        """Tokens of the prompt before the first image, and directly before each image and again behind it."""
+        return (3, 1) if self.prompt == "chat" else (0, 0)  # Qwen's chat template
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        """How many tokens each block of the mixture has; of the vision expert, those that meet the language model."""
+        opening, frame = self.framing
+        image = self.vision.grid**2
+        prompt = opening + len(self.cameras) * (image + 2 * frame) + self.text_tokens
+        counts = {"prompt": prompt, "action": self.horizon}
+        counts |= {"proprio": 1} if self.proprio else {}
+        counts |= {"depth": image} if self.depth else {}
+        seen = self.coupling.tokens if self.coupling else 0
+        return counts | {f"expert_{camera}": seen for camera in self.cameras if self.coupling}
+
     def choosing_as(self, other: "DeepVisionVLAConfig") -> "DeepVisionVLAConfig":
         """These sizes, which belong to the weights, with the other's choices, which can be made for any weights."""
-        names = (
+        names = [
             "horizon",
             "cameras",
             "text_tokens",
@@ -119,7 +137,7 @@ class DeepVisionVLAConfig:
             "proprio",
             "attention",
             "blind",
-        )
+        ]
         expert = self.expert.choosing_as(other.expert) if self.expert and other.expert else other.expert
         return replace(self, expert=expert, **{name: getattr(other, name) for name in names})
 

@@ -33,8 +33,8 @@ class Layout:
 
     @classmethod
     def of(cls, config: DeepVisionVLAConfig) -> "Layout":
-        """The layout of a policy; Qwen's chat template opens with three tokens and frames each image by two."""
-        opening, frame = (3, 1) if config.prompt == "chat" else (0, 0)
+        """The layout of a policy."""
+        opening, frame = config.framing
         return cls(opening, frame, len(config.cameras), config.vision.grid, config.text_tokens)
 
     @property

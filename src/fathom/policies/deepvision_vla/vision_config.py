@@ -8,6 +8,7 @@ from transformers.models.dinov3_vit.configuration_dinov3_vit import DINOv3ViTCon
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLVisionConfig
 
 from fathom.mixture.aligned import Positions
+from fathom.policies.sizes import check_positive
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,12 @@ class ExpertConfig:
         return self.image_size // self.patch
 
     @property
+    def tokens(self) -> int:
+        """Of each camera, as they enter the layers that meet: CLS and registers, and the patches that stay."""
+        patches, prefix = self.grid**2, 1 + self.registers if self.encoder == "dinov3" else 0
+        return prefix + (self.pruning.kept(patches) if self.pruning else patches)
+
+    @property
     def joining(self) -> tuple[int, ...]:
         """Its layers that meet the language model's last ones, in their order."""
         match self.which:
@@ -213,10 +220,3 @@ class ExpertConfig:
             patch_size=self.patch,
             vision_use_head=False,
         )
-
-
-def check_positive(config: object, names: str) -> None:
-    """Refuse the first of these fields that is below 1."""
-    for name in names.split():
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}: it must be at least 1")

@@ -64,7 +64,8 @@ class VisionTower(Qwen3VLVisionModel):
     def _in_order(self, maps: Float[Tensor, "images width side side"]) -> Float[Tensor, "images patches width"]:
         """Patches in the order of the tower, in which those that become one token follow each other."""
         merge = self.spatial_merge_size
-        return maps.unflatten(3, (-1, merge)).unflatten(2, (-1, merge)).permute(0, 2, 4, 3, 5, 1).flatten(1, 4)
+        patches = maps.unflatten(3, (-1, merge)).unflatten(2, (-1, merge)).permute(0, 2, 4, 3, 5, 1).flatten(1, 4)
+        return patches.contiguous()  # transformers' mergers view it, and pictures may lie channels-last in memory
 
 
 def _run(block: Qwen3VLVisionBlock, hidden: Tensor, rotary: tuple[Tensor, Tensor], seen: Mask) -> Tensor:

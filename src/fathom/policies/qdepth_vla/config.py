@@ -8,6 +8,8 @@ from transformers import GemmaConfig, SiglipVisionConfig
 
 from fathom.mixture import Backend, Visibility
 from fathom.policies.conventions import CONVENTIONS, Conventions
+from fathom.policies.depth_expert import DepthConfig
+from fathom.policies.sizes import check_positive
 
 VISIBILITY = {
     "hybrid": Visibility(
@@ -69,7 +71,7 @@ class VisionConfig:
     norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        _check_positive(self, "width mlp layers heads image_size patch")
+        check_positive(self, "width mlp layers heads image_size patch")
         if self.width % self.heads:
             raise ValueError(f"vision.width {self.width} must be a multiple of vision.heads {self.heads}")
 
@@ -92,51 +94,6 @@ class VisionConfig:
             # On a CPU sdpa's backward is the slower one: see `fathom.mixture.attention`.
             attn_implementation="sdpa" if torch.cuda.is_available() else "eager",  # type: ignore[call-arg]
         )
-
-
-@dataclass(frozen=True)
-class DepthConfig:
-    """The depth expert and its target.
-
-    Attributes:
-        target: ``codes``: cross-entropy of the tokenizer's codes (the paper); ``pixels``: regression of the depth
-            picture (the paper's ablation, Table 6); ``latents``: regression of a continuous VAE's latent
-            vectors (the paper's future work).
-        grid: side of the grid of depth tokens: that of the image tokens, or twice as many (paper: 16; 32 tried).
-        codes: entries of the depth tokenizer's codebook (paper: 256).
-        code_dim: their dimension, or that of the latent vectors (paper: 160).
-        image_size: side of the depth picture that the tokenizer works on, in pixels.
-        temperature: tau of the logits ``-|x - c|^2 / tau`` (paper, section 3.4.1, which gives no value); ``auto`` takes
-            the codebook's mean pairwise squared distance, so that the logits do not depend on its scale (our choice).
-        visibility: who reads whom: ``hybrid`` (paper, Figure 1b), ``dreamvla`` (its ablation: proprio reads depth),
-            ``within_modality`` (image and text read only themselves), ``unread`` (nobody reads depth), ``by_proprio``
-            (proprio alone does).
-        future: also predict the depth this many frames ahead (the paper's future work); 0 for the present alone.
-    """
-
-    target: Literal["codes", "pixels", "latents"] = "codes"
-    grid: int = 16
-    codes: int = 256
-    code_dim: int = 160
-    image_size: int = 256
-    temperature: float | Literal["auto"] = "auto"
-    visibility: Literal["hybrid", "dreamvla", "within_modality", "unread", "by_proprio"] = "hybrid"
-    future: int = 0
-
-    def __post_init__(self) -> None:
-        _check_positive(self, "grid codes code_dim image_size")
-        if self.temperature != "auto" and self.temperature <= 0:
-            raise ValueError(f"depth.temperature is {self.temperature}: it must be above 0, or auto")
-        if self.image_size % self.grid:
-            raise ValueError(f"image_size {self.image_size} must be a multiple of grid {self.grid}")
-        if self.future < 0:
-            raise ValueError(f"future is {self.future}: depth is predicted ahead, or 0 for the present alone")
-
-    @property
-    def head_shape(self) -> tuple[object, ...]:
-        """Depth heads with the same shape can exchange weights."""
-        sizes = self.image_size if self.target == "pixels" else (self.codes, self.code_dim)
-        return self.target, self.grid, sizes, self.future > 0
 
 
 @dataclass(frozen=True)
@@ -208,8 +165,8 @@ class QDepthVLAConfig:
     def __post_init__(self) -> None:
         if not self.cameras or self.cameras[0] != "main":
             raise ValueError(f"the first camera must be 'main', not {self.cameras}")
-        _check_positive(self, "state_dim action_dim horizon vlm_width vlm_mlp expert_width expert_mlp layers heads")
-        _check_positive(self, "kv_heads head_dim vocab_size text_tokens flow_steps flow_draws")
+        check_positive(self, "state_dim action_dim horizon vlm_width vlm_mlp expert_width expert_mlp layers heads")
+        check_positive(self, "kv_heads head_dim vocab_size text_tokens flow_steps flow_draws")
         if self.heads % self.kv_heads:
             raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
         if self.head_dim % 2 or self.expert_width % 2:
@@ -221,6 +178,14 @@ class QDepthVLAConfig:
     def image_size(self) -> int:
         """Side of the largest picture that any part sees, in pixels."""
         return self.vision.image_size
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        """How many tokens each block of the mixture has."""
+        grid = self.vision.grid**2
+        counts = {"image": grid * len(self.cameras), "text": self.text_tokens, "depth": grid}
+        counts |= {"proprio": 1, "action": self.horizon}
+        return {block: counts[block] for block in self.visibility.blocks}
 
     def choosing_as(self, other: "QDepthVLAConfig") -> "QDepthVLAConfig":
         """These sizes, which belong to the weights, with the other's choices, which can be made for any weights."""
@@ -259,9 +224,3 @@ class QDepthVLAConfig:
                 "rope_theta": self.rope_theta if stream == "vlm" else self.expert_rope_theta,
             },
         )
-
-
-def _check_positive(config: object, names: str) -> None:
-    for name in names.split():
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}: it must be at least 1")

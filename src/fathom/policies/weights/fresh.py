@@ -9,7 +9,7 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRMSNorm
 
 from fathom.mixture import LogitBias
-from fathom.policies.qdepth_vla.depth_targets import Codes
+from fathom.policies.depth_expert.targets import Codes
 
 
 def fresh_tensors(model: nn.Module, keys: Collection[str], seed: int) -> Iterator[tuple[str, Tensor]]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import DINOv3ViTConfig, Qwen3VLConfig
 
@@ -19,6 +19,8 @@ from fathom.policies.weights.checkpoint import Checkpoint, open_checkpoint
 from fathom.policies.weights.conversion import KeyMap, plan
 from fathom.policies.weights.folder import Imported, check_free
 from fathom.policies.weights.paligemma import HUB_FILES, transformers_config
+
+Config = TypeVar("Config")
 
 LANGUAGE, VISION = "language/", "vision/"
 """What stands before the names of the two checkpoints' tensors, so that they are one."""
@@ -39,7 +41,8 @@ def import_qwen3_vl(
         language: a folder of transformers' ``Qwen3VLForConditionalGeneration``, or a hub id.
         vision: a folder of transformers' ``DINOv3ViTModel``, or a hub id; ``None`` for the baseline without it.
         out: the folder to write.
-        config: what is free to choose; the two models' own sizes are replaced.
+        config: what is free to choose; the two models' own sizes are replaced. The vision expert has the language
+            model's key heads, or all of its heads if ``config`` asks for exactly so many.
         seed: of the first values.
 
     Raises:
@@ -55,7 +58,8 @@ def import_qwen3_vl(
         parts[VISION] = local_folder(vision, HUB_FILES)
         path = parts[VISION] / "config.json"
         expert = with_dinov3_sizes(wished, read_json(path, "DINOv3"), path)
-        config = _checked(config, expert, path)
+        expert = replace(expert, kv_heads=config.heads if wished.kv_heads == config.heads else config.kv_heads)
+        config = _sized(config, path, expert=expert)
     tokenizer = _find_tokenizer(parts[LANGUAGE], config.vocab_size)
     conversion = plan(_joined(parts), _keys(config), config, DeepVisionVLA)
     conversion.write(out / "model.safetensors", seed)
@@ -74,8 +78,9 @@ def with_qwen_sizes(config: DeepVisionVLAConfig, values: Any, path: Path) -> Dee
     """
     theirs = _read(Qwen3VLConfig, values, path)
     text, tower = theirs.text_config, theirs.vision_config
-    sizes = replace(
+    sizes = _sized(
         config.vision,
+        path,
         width=tower.hidden_size,
         mlp=tower.intermediate_size,
         layers=tower.depth,
@@ -85,8 +90,9 @@ def with_qwen_sizes(config: DeepVisionVLAConfig, values: Any, path: Path) -> Dee
         position_grid=math.isqrt(tower.num_position_embeddings),
         deepstack=tuple(tower.deepstack_visual_indexes),
     )
-    config = replace(
+    config = _sized(
         config,
+        path,
         vision=sizes,
         vlm_width=text.hidden_size,
         vlm_mlp=text.intermediate_size,
@@ -113,29 +119,28 @@ def with_dinov3_sizes(expert: ExpertConfig, values: Any, path: Path) -> ExpertCo
         UserError: it is of another model, or not readable; ``path`` is named.
     """
     theirs = _read(DINOv3ViTConfig, values, path)
-    sizes = {
-        "encoder": "dinov3",
-        "width": theirs.hidden_size,
-        "mlp": theirs.intermediate_size,
-        "layers": theirs.num_hidden_layers,
-        "heads": theirs.num_attention_heads,
-        "patch": theirs.patch_size,
-        "registers": theirs.num_register_tokens,
-        "gated_mlp": theirs.use_gated_mlp,
-    }
-    try:
-        mine = replace(expert, **sizes)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
+    mine = _sized(
+        expert,
+        path,
+        encoder="dinov3",
+        width=theirs.hidden_size,
+        mlp=theirs.intermediate_size,
+        layers=theirs.num_hidden_layers,
+        heads=theirs.num_attention_heads,
+        patch=theirs.patch_size,
+        registers=theirs.num_register_tokens,
+        gated_mlp=theirs.use_gated_mlp,
+    )
     names = ("hidden_act", "rope_theta", "layer_norm_eps", "key_bias")
     if other := [name for name in names if getattr(mine.dinov3(), name) != getattr(theirs, name)]:
         raise UserError(f"{path}: {other[0]} is {getattr(theirs, other[0])}, which no published DINOv3 has")
     return mine
 
 
-def _checked(config: DeepVisionVLAConfig, expert: ExpertConfig, path: Path) -> DeepVisionVLAConfig:
+def _sized(config: Config, path: Path, **sizes: Any) -> Config:
+    """``config`` with these sizes, which ``path`` gives; a UserError if it cannot have them."""
     try:
-        return replace(config, expert=expert)
+        return replace(config, **sizes)  # type: ignore[type-var]
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -178,5 +183,5 @@ def _keys(config: DeepVisionVLAConfig) -> KeyMap:
         prefixes[VISION + theirs] = own + ours
     run, layers = (config.expert.layers_run, config.expert.layers) if config.expert else (0, 0)
     unread = tuple(f"{VISION}{inner}layer.{index}.*" for inner in ("", "model.") for index in range(run, layers))
-    tied = {f"{LANGUAGE}lm_head.": f"{VLM}embed_tokens."}
-    return KeyMap(prefixes, tied, unread=unread, fresh=(*FRESH, "whole_expert.project."))
+    answers = f"{LANGUAGE}lm_head.*"  # where it answers in words
+    return KeyMap(prefixes, unread=(answers, *unread), fresh=(*FRESH, "whole_expert.project."))

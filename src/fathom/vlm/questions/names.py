@@ -34,6 +34,18 @@ _KNOWN = {
 """Labels of Meta-World and LIBERO that their models call by other names than people would."""
 
 
+_GENERIC = "object"
+_BY_TASK = {"coffee machine": "mug", "container": "container", "puck": "puck", "block": "block"}
+"""What Meta-World's ``obj`` and ``object`` are, by what its instruction speaks of."""
+
+
+def named_by_task(label: str, instruction: str) -> str:
+    """A label as it is or, where it says no more than that it is an object, what the task's instruction calls it."""
+    if readable(label) != _GENERIC:
+        return label
+    return next((name for spoken, name in _BY_TASK.items() if spoken in instruction), label)
+
+
 def readable(label: str) -> str:
     """What people call it: ``moka_pot_2`` is a ``moka pot``, ``RoundNut`` a ``round nut``."""
     kind = re.sub(r"[_\s]*\d+$", "", label.strip())
@@ -54,7 +66,7 @@ def is_object(label: str) -> bool:
 
 def may_mean(name: str, other: str) -> bool:
     """Whether "the ``name``" could be said of an ``other``: "the box" of a cookie box, "the object" of anything."""
-    return name == "object" or set(name.split()) <= set(other.split())
+    return name == _GENERIC or set(name.split()) <= set(other.split())
 
 
 def plural(name: str) -> str:

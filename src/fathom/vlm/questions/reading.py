@@ -1,11 +1,8 @@
 """The questions of a folder that `fathom.vlm.questions.writing` made, ready to be put to a model."""
 
-from functools import partial
 from pathlib import Path
 
-from fathom.vlm.depth_input import read_image
-from fathom.vlm.scoring.lines import Line, read_lines
-from fathom.vlm.scoring.questions import Question
+from fathom.vlm.scoring.questions import Question, read_questions
 
 
 def read_made_questions(path: str | Path) -> list[Question]:
@@ -14,10 +11,4 @@ def read_made_questions(path: str | Path) -> list[Question]:
     Raises:
         UserError: the file or a field is missing or wrong; reading a picture may raise it, too.
     """
-    return [_question(line) for line in read_lines(Path(path))]
-
-
-def _question(line: Line) -> Question:
-    known = {name: line.text(name) for name in ("id", "type", "question", "answer")}
-    image, depth = (line.path.parent / line.text(name) for name in ("image", "depth"))
-    return Question(known, known["question"], partial(read_image, image), depth)
+    return read_questions("msmu", Path(path))

@@ -23,6 +23,7 @@ from fathom.files import full_disk_is_told, write_file, write_json
 from fathom.progress import progress_bar
 from fathom.vlm.questions.geometry import DepthMap, View
 from fathom.vlm.questions.making import make_questions
+from fathom.vlm.questions.names import named_by_task
 from fathom.vlm.questions.scene import look
 
 MAIN = f"{IMAGES}main"
@@ -139,7 +140,9 @@ def _ask(
     """The lines of one frame; its pictures are written if there are any."""
     episode, number = (int(frames.columns[name][frame]) for name in ("episode_index", "frame_index"))
     depth, labels = _depth(frames, frame), frames.picture(LABELS, frame)[0]
-    scene = look(depth, labels, frames.info.features[LABELS].label_names, view)
+    task = frames.tasks[int(frames.columns["task_index"][frame])]
+    names = {label: named_by_task(name, task) for label, name in frames.info.features[LABELS].label_names.items()}
+    scene = look(depth, labels, names, view)
     questions = make_questions(scene, per_frame, np.random.default_rng([seed, episode, number]))
     if not questions:
         return

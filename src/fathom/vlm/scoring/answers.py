@@ -3,9 +3,12 @@
 The grammar, after spelled numbers have become digits (`fathom.vlm.scoring.numerals`)::
 
     text      = anything, with quantities in it
-    quantity  = compound | range | measure
-    compound  = measure measure        in feet and inches or in metres and centimetres: "3 ft 2 in", "1 m 20 cm"
-    range     = measure ("-" | "to" | "or") measure | "between" measure "and" measure      counts as its middle
+    quantity  = compound | range | tolerance | restated | measure
+    compound  = measure measure        in feet and inches or in metres and centimetres: "3 ft 2 in", "1 m 20 cm", and
+                                       where the second unit goes without saying: "5 ft 3", "1 m 20"
+    range     = measure ("-" | "~" | "to" | "or") measure | "between" measure "and" measure      counts as its middle
+    tolerance = measure ("±" | "+/-" | "plus or minus") measure                 the first
+    restated  = measure "(" measure ")"    in another unit, of about the same length: "1.5 m (5 ft)"     the first
     measure   = ["-"] number [["-"] unit]          a number of a list without a unit has that of the next: "80 x 63 cm"
     number    = "1.5" | "1,5" | "1,200" | "1.2e3" | "1/2" | "2 1/2"
     unit      = km m dm cm mm mi yd ft in, their names, 5'10"; or another one ("45 degrees"), which is no length
@@ -39,6 +42,7 @@ _OTHER = "other"
 _SYMBOLS = {"'": "ft", '"': "in"}
 _SPELLED = {"kilo": "km", "deci": "dm", "centi": "cm", "milli": "mm", "met": "m"} | {
     "inch": "in", "foot": "ft", "feet": "ft", "yard": "yd", "mile": "mi",
+    "kms": "km", "cms": "cm", "mms": "mm", "yds": "yd",
 }  # fmt: skip
 
 # of at most 15 digits before the point: what is longer is no measure, and need not become a float
@@ -51,12 +55,12 @@ _NUMBER = r"""
 # "in" is mostly a preposition: "there are 2 in the picture"
 _IN = (
     r"in(?!\s+(?:the|this|that|these|those|an?|total|all|front|each|every|view|sight|my|our|your|its|his|her|their"
-    r"|between|order|line|image|picture|photo|scene|frame)\b)"
+    r"|between|order|line|image|picture|photo|scene|frame|it|them|which|both|\d+)\b)"
 )
-_LENGTH = rf"{SPELLED_UNITS}|km|dm|cm|mm|m|mi|yd|ft|{_IN}"
+_LENGTH = rf"{SPELLED_UNITS}|kms?|dm|cms?|mms?|m|mi|yds?|ft|{_IN}"
 _NO_LENGTH = (
     r"degrees?|deg|percent|o'?\s?clock|seconds?|minutes?|hours?|times|pixels?|px|kg|g|kilograms?|pounds?|lbs?|years?"
-    r"|(?:square|cubic|sq\.?)\s+\w+|(?:km|m|cm|mm|ft)(?:[²³]|\^?[23]\b)"
+    r"|(?:square|cubic|sq\.?)\s+\w+|(?:km|m|cm|mm|ft)(?:[²³]|\^?[23]\b|\s*/\s*\w+)"
 )
 _QUANTITY = re.compile(
     rf"(?<![a-z_\d]) (?P<number>{_NUMBER})"
@@ -66,13 +70,22 @@ _QUANTITY = re.compile(
 )
 _LIST = re.compile(r"\[[^\]]*\]|\([\s\d.,+-]*\)")
 _CROSS = re.compile(r"(?<=[\dm])\s*[x*]\s*(?=\.?\d)")
+_MIXED = re.compile(r"(?<=\d)-(?=\d{1,2}/\d)")  # 5-1/2 ft
+_JOINED = re.compile(r"(?<=\d)(\s*(?:ft|foot|feet|m(?=\d\d)))(?=\d{1,2}(?:\s*(?:in|cm)|(?!\w|[.,]\d)))")  # 5ft3in, 1m20
 
 _ABOUT = r"(?:(?:about|approximately|approx\.?|around|roughly|nearly|almost|~|≈)\s*)?"
-_TO = re.compile(rf"\s*(?:-|to|or|until)\s*{_ABOUT}")
+_TO = re.compile(rf"(?:\s*(?:-|to|or|until)\s*|~|\s+~\s+){_ABOUT}")
 _AND = re.compile(rf"\s*and\s*{_ABOUT}")
 _BETWEEN = re.compile(rf"\bbetween\s+{_ABOUT}$")
+_TOLERANCE = re.compile(r"\s*(?:±|\+\s*/?\s*-|plus\s+or\s+minus|plus/minus)\s*")
+_OPENS, _CLOSES = re.compile(rf"\s*\(\s*(?:or|i\.e\.,?|=)?\s*{_ABOUT}"), re.compile(r"[^()]{0,12}\)")
+_NAMES_A_THING = re.compile(r"\s*(?!(?:tall|high|wide|long|deep|away|apart|from|in)\b)[a-z]")  # "5 ft 3 chairs"
 _BESIDE = re.compile(r"\s*(?:x|by|,|and|,\s*and|&)\s*")
 _GOES_ON = {"metric": re.compile(r"\s*(?:and\s+)?"), "imperial": re.compile(r"\.?\s*,?\s*(?:and\s+)?")}
+
+
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -93,13 +106,20 @@ class Quantity:
 Merge = Callable[[str, Quantity, Quantity], Quantity | None]
 
 
+def final(response: str) -> str:
+    """What a response says in the end: between its last ``<answer>`` tags, or else without its ``<think>`` part."""
+    tagged = _ANSWER.findall(response)
+    said = str(tagged[-1]) if tagged else _THOUGHTS.sub(" ", response)
+    return said if said.strip() else response
+
+
 def quantities(text: str) -> list[Quantity]:
     """All quantities of a text in their order, compounds added up and ranges replaced by their middle."""
     text = _prepared(text)
     found: list[Quantity] = []
     for match in _QUANTITY.finditer(text):
         found.append(_measure(text, match, found[-1].end if found else 0))
-    for merge in (_compound, _range):
+    for merge in (_compound, _range, _tolerance, _restated):
         found = _merged(text, found, merge)
     return _with_units_of_lists(text, found)
 
@@ -131,7 +151,7 @@ def new_lengths(text: str, question: str) -> list[float]:
 
 def _prepared(text: str) -> str:
     text = _LIST.sub(lambda m: m[0].replace(",", ", "), in_digits(text))
-    return _CROSS.sub(" x ", text)
+    return _CROSS.sub(" x ", _MIXED.sub(" ", _JOINED.sub(r"\1 ", text)))
 
 
 def _measure(text: str, match: re.Match[str], previous_end: int) -> Quantity:
@@ -175,6 +195,19 @@ def _compound(text: str, first: Quantity, second: Quantity) -> Quantity | None:
             fits = first.value.denominator == 1 and 0 <= second.metres < units[first.unit]
             if fits:
                 return Quantity(first.metres + second.metres, "m", first.start, second.end)
+    return _unsaid(text, first, second)
+
+
+def _unsaid(text: str, first: Quantity, second: Quantity) -> Quantity | None:
+    """ "5 ft 3", "1 m 20": inches, and centimetres in two digits, without their name."""
+    digits = text[second.start : second.end]
+    said = second.unit is not None or text[first.end : second.start].strip() or first.value.denominator != 1
+    if said or not digits.isdecimal() or _NAMES_A_THING.match(text, second.end):
+        return None
+    if first.unit == "ft" and second.value < 12:
+        return Quantity(first.metres + second.value * IMPERIAL["in"], "m", first.start, second.end)
+    if first.unit == "m" and len(digits) == 2:
+        return Quantity(first.metres + second.value * METRIC["cm"], "m", first.start, second.end)
     return None
 
 
@@ -188,6 +221,22 @@ def _range(text: str, first: Quantity, second: Quantity) -> Quantity | None:
     first = replace(first, unit=first.unit or second.unit)
     second = replace(second, unit=second.unit or first.unit)
     return Quantity((first.metres + second.metres) / 2, "m", first.start, second.end)
+
+
+def _tolerance(text: str, first: Quantity, second: Quantity) -> Quantity | None:
+    """ "2 ± 0.1 m": the 2 m."""
+    if _OTHER in (first.unit, second.unit) or not _TOLERANCE.fullmatch(text, first.end, second.start):
+        return None
+    return Quantity(first.value, first.unit or second.unit, first.start, second.end)
+
+
+def _restated(text: str, first: Quantity, second: Quantity) -> Quantity | None:
+    """ "1.5 m (5 ft)": the 1.5 m, where both are about the same length."""
+    both = first.unit in _METRES and second.unit in _METRES and first.unit != second.unit
+    if not both or not (_OPENS.fullmatch(text, first.end, second.start) and _CLOSES.match(text, second.end)):
+        return None
+    alike = abs(first.metres - second.metres) <= abs(first.metres) / 10
+    return replace(first, end=second.end) if alike else None
 
 
 def _with_units_of_lists(text: str, found: list[Quantity]) -> list[Quantity]:

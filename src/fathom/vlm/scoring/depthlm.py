@@ -5,17 +5,14 @@ A line is ``{"id", "response", "depth"}``, the depth in metres. An answer is rig
 benchmark's prompt asks for it, or else the last one, which is also what the released parser prefers.
 """
 
-import re
 from collections.abc import Sequence
 
-from fathom.vlm.scoring.answers import lengths
+from fathom.vlm.scoring.answers import final, lengths
 from fathom.vlm.scoring.lines import Line
-from fathom.vlm.scoring.score import Mode, Outcome, Score, shortened, summarise
+from fathom.vlm.scoring.score import ROUNDING, Mode, Outcome, Score, shortened, summarise
 
 TYPE = "delta1"
 OFFICIAL_ERRORS = ("A negative answer is right: its ratios are negative, and so below 1.25.",)
-
-_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 
 
 def score(lines: Sequence[Line], mode: Mode) -> Score:
@@ -28,8 +25,7 @@ def score(lines: Sequence[Line], mode: Mode) -> Score:
 def _outcome(line: Line, mode: Mode) -> Outcome:
     line.text("id")
     response, truth = line.text("response"), line.positive("depth")
-    tagged = _TAGGED.findall(response)
-    found = lengths(tagged[-1] if tagged else response)
+    found = lengths(final(response))
     if not found:
         return Outcome(line, TYPE, 0.0, f"no number in {shortened(response)}")
     if within_ratio(found[-1], truth, mode):
@@ -41,4 +37,4 @@ def within_ratio(value: float, truth: float, mode: Mode) -> bool:
     """max(p/g, g/p) < 1.25; by the official formula also where both ratios are negative."""
     if value == 0 or (mode == "fixed" and value < 0):
         return False
-    return max(value / truth, truth / value) < 1.25
+    return max(value / truth, truth / value) < 1.25 - ROUNDING

@@ -14,10 +14,10 @@ no score for the type, and none overall; ``fixed`` judges by rules (`fathom.vlm.
 
 from collections.abc import Sequence
 
-from fathom.vlm.scoring.answers import lengths, new_lengths, numbers
+from fathom.vlm.scoring.answers import final, lengths, new_lengths, numbers
 from fathom.vlm.scoring.judge import agrees, polarity
 from fathom.vlm.scoring.lines import Line
-from fathom.vlm.scoring.score import Mode, Outcome, Score, shortened, summarise
+from fathom.vlm.scoring.score import ROUNDING, Mode, Outcome, Score, shortened, summarise
 
 NUMERIC = ("scale_estimation", "absolute_distance", "count", "position", "refer_obj_estimation")
 JUDGED = ("relative_position", "scale_compare", "zero")
@@ -53,7 +53,7 @@ def judged(line: Line, name: str, question: str, answer: str, response: str, mod
 
 def _outcome(line: Line, name: str, mode: Mode) -> Outcome:
     line.text("id")
-    question, answer, response = line.text("question"), line.text("answer"), line.text("response")
+    question, answer, response = line.text("question"), line.text("answer"), final(line.text("response"))
     if name in JUDGED or (name == "position" and not lengths(answer)):
         return judged(line, name, question, answer, response, mode)
     truth, found = (_values(name, question, text) for text in (answer, response))
@@ -81,7 +81,7 @@ def _near(found: Sequence[float], truth: Sequence[float]) -> bool:
 
 def _in_proportion(found: Sequence[float], truth: Sequence[float], mode: Mode) -> bool:
     ratios = [_ratio(value, true, mode) for value, true in zip(found, truth, strict=False)]
-    return sum(ratios) / len(ratios) < 1.25
+    return sum(ratios) / len(ratios) < 1.25 - ROUNDING
 
 
 def _ratio(value: float, truth: float, mode: Mode) -> float:

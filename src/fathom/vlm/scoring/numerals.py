@@ -30,7 +30,7 @@ _SPELLED = re.compile(rf"\b({_CARDINAL})(?:\s+point((?:\s+(?:zero|{_ONE}))+))?\b
 _PRONOUN = re.compile(r"\b(?:the|this|that|which|each|any|every|no|other|another)\s+$")  # "the one on the left"
 
 _DIGITS = r"\d+(?:\.\d+)?"
-_AND_SHARE = rf"\s+and\s+(?P<part>an?|\d)\s+(?P<share>{'|'.join(_SHARES)})s?\b"
+_AND_SHARE = rf"[\s-]+and[\s-]+(?P<part>an?|\d)[\s-]+(?P<share>{'|'.join(_SHARES)})s?\b"
 _MIXED = re.compile(rf"(?<![\w./,])(?P<whole>{_DIGITS}){_AND_SHARE}")  # two and a half
 _UNIT_MIXED = re.compile(
     rf"(?<![\w./,])(?P<whole>{_DIGITS}|\ban?)\s+(?P<unit>{_UNIT}){_AND_SHARE}"
@@ -39,7 +39,15 @@ _SHARE = re.compile(  # half a meter, three quarters of a meter
     rf"(?<![\w./,])(?:(?P<part>an?|\d)\s+)?(?P<share>{'|'.join(_SHARES)})s?\s+(?:of\s+)?(?:(?:an?|1)\s+)?(?={_UNIT})"
 )
 _ARTICLE = re.compile(rf"\ban?\s+(?=(?:{SPELLED_UNITS})\b)")  # a meter
+_DOZEN = re.compile(r"\b(?:(half)\s+an?|(?<!half )an?|(\d{1,2}))\s+dozen\b")
+_COUPLE = re.compile(r"\ba\s+couple\s+of\s+")
+_MINUS = re.compile(r"(?:^|(?<=[\s(:]))(?:minus|negative)\s+(?=\d)")
 
+_FRACTION = re.compile(r"\\[dt]?frac\s*\{(\d+)\}\s*\{(\d+)\}")
+_POWER = re.compile(r"(?<=\d)\s*(?:[×x*]|\\times|\\cdot)\s*10\s*\^\s*\{?([+-]?\d{1,2})\}?")
+_GROUPED = re.compile(  # 1 200: with the narrow spaces of print anywhere, with a plain one before a unit
+    rf"(?<![\d.,])[1-9]\d{{0,2}}(?:(?:[\u00a0\u2009\u202f]\d{{3}})+(?!\d)|(?: \d{{3}})+(?=\s*{_UNIT}))"
+)
 _MARKUP = re.compile(r"\\(?:text|mathrm|boxed)\s*\{([^{}]*)\}")  # of LaTeX, as models like to write it
 _SPACE = re.compile(r"\\[,;:! ()]|\$")
 _SIGNS = str.maketrans(
@@ -49,13 +57,16 @@ _SIGNS = str.maketrans(
 
 def in_digits(text: str) -> str:
     """``text`` in lower case, without markup, its spelled numbers as digits, its dashes and fractions in ASCII."""
-    text = _SPACE.sub(" ", _MARKUP.sub(r" \1 ", text.replace("**", "")))
+    text = _FRACTION.sub(r" \1/\2", _POWER.sub(r"e\1", text.replace("**", "")))
+    text = _SPACE.sub(" ", _MARKUP.sub(r" \1 ", text))
+    text = _GROUPED.sub(lambda m: re.sub(r"\s", "", m[0]), text)
     text = "".join(_plain(character) for character in text).lower().translate(_SIGNS).replace("''", '"')
-    text = _SPELLED.sub(_spelled, text)
+    text = _COUPLE.sub("2 ", _SPELLED.sub(_spelled, text))
+    text = _DOZEN.sub(lambda m: "6" if m[1] else str(12 * int(m[2] or 1)), text)
     text = _UNIT_MIXED.sub(lambda m: f"{_number(m['whole']) + _share(m)} {m['unit']}", text)
     text = _MIXED.sub(lambda m: str(_number(m["whole"]) + _share(m)), text)
     text = _SHARE.sub(lambda m: f"{_share(m)} ", text)
-    return _ARTICLE.sub("1 ", text)
+    return _MINUS.sub("-", _ARTICLE.sub("1 ", text))
 
 
 def _plain(character: str) -> str:

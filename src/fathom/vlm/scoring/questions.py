@@ -40,7 +40,8 @@ def read_questions(benchmark: str, path: Path) -> list[Question]:
     """The questions of a benchmark's own files, in their order.
 
     Args:
-        path: the folder to which the benchmark was downloaded. ``msmu``: with ``test.parquet``; ``spatialbench``: with
+        path: the folder to which the benchmark was downloaded. ``msmu``: with ``test.parquet``, or one that ``fathom
+            vlm questions`` made, with ``test.jsonl``; ``spatialbench``: with
             ``positional.json`` … and their picture folders; ``depthlm``: with one ``.jsonl`` and its pictures;
             ``spatialrgpt``: with ``SpatialRGPT-Bench_v1.json`` and the pictures of omni3d. The file itself will do.
 
@@ -54,11 +55,21 @@ def read_questions(benchmark: str, path: Path) -> list[Question]:
 
 
 def _msmu(path: Path) -> Iterator[Question]:
-    file = _file_of(path, "test.parquet")
+    file = path / "test.jsonl" if (path / "test.jsonl").exists() else _file_of(path, "test.parquet")
+    if file.suffix == ".jsonl":
+        yield from map(_made, read_lines(file))
+        return
     for number, line in enumerate(_rows(file, ["image_base64", "conversations", "type"])):
         question, answer = _conversation(line)
         known = {"id": str(number), "type": line.text("type"), "question": question, "answer": answer}
         yield Question(known, question, partial(_decoded, line))
+
+
+def _made(line: Line) -> Question:
+    """A question of `fathom.vlm.questions.writing`, which writes lines of MSMU's types."""
+    known = {name: line.text(name) for name in ("id", "type", "question", "answer")}
+    image, depth = (line.path.parent / line.text(name) for name in ("image", "depth"))
+    return Question(known, known["question"], partial(_opened, line, image), depth)
 
 
 def _spatialbench(path: Path) -> Iterator[Question]:

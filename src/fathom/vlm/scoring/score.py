@@ -10,6 +10,10 @@ Mode = Literal["official", "fixed"]
 """``official``: as the benchmark's released script counts, its errors included; ``fixed``: without these errors."""
 
 
+ROUNDING = 1e-12
+"""5 ft are 1.25 times 4 ft, whatever metres in binary say: what is this near to a bound is on it."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """One question's part in the score.

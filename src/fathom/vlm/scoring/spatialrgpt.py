@@ -15,11 +15,11 @@ all; ours is the mean of the types.
 import re
 from collections.abc import Sequence
 
-from fathom.vlm.scoring.answers import lengths, numbers
+from fathom.vlm.scoring.answers import final, lengths, numbers
 from fathom.vlm.scoring.lines import Line
 from fathom.vlm.scoring.msmu import judged
 from fathom.vlm.scoring.numerals import in_digits
-from fathom.vlm.scoring.score import Mode, Outcome, Score, shortened, summarise
+from fathom.vlm.scoring.score import ROUNDING, Mode, Outcome, Score, shortened, summarise
 
 QUANTITATIVE = {
     "distance_data": "direct_distance",
@@ -54,7 +54,7 @@ def score(lines: Sequence[Line], mode: Mode) -> Score:
 def _outcome(line: Line, mode: Mode) -> Outcome:
     line.text("question_id")
     about = line.inside("qa_info")
-    question, answer, response = line.text("question"), line.text("gt"), line.text("pred")
+    question, answer, response = line.text("question"), line.text("gt"), final(line.text("pred"))
     if about.one_of("type", ("quantitative", "qualitative")) == "qualitative":
         name = _pair_of(about)
         if mode == "official" and line.mark():
@@ -66,7 +66,10 @@ def _outcome(line: Line, mode: Mode) -> Outcome:
         return Outcome(line, name, 0.0, f"the benchmark's own answer holds no number: {shortened(answer)}")
     if found is None:
         return Outcome(line, name, 0.0, f"no number in {shortened(response)}")
-    right = _hours_apart(found, truth) <= 1 if name == "direction" else 0.75 * truth <= found <= 1.25 * truth
+    if name == "direction":
+        right = _hours_apart(found, truth) <= 1
+    else:
+        right = 0.75 * truth <= found * (1 + ROUNDING) and found <= 1.25 * truth * (1 + ROUNDING)
     return Outcome(line, name, float(right), "" if right else f"{found:g} in place of {truth:g}")
 
 

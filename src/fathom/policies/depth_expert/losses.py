@@ -5,11 +5,11 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from fathom.data.batch import Batch
+from fathom.data.batch import Batch, Whole
 from fathom.depth.tokenizer import DepthTokenizer
 from fathom.errors import UserError
-from fathom.policies.qdepth_vla.depth_targets import Codes
-from fathom.policies.qdepth_vla.experts import DepthHead
+from fathom.policies.depth_expert.head import DepthHead
+from fathom.policies.depth_expert.targets import Codes
 
 
 def depth_losses(
@@ -17,13 +17,13 @@ def depth_losses(
     tokenizer: DepthTokenizer | None,
     hidden: Float[Tensor, "batch tokens width"],
     batch: Batch,
-    whole: Batch,
+    whole: Whole,
 ) -> dict[str, Tensor]:
     """The terms ``depth``, ``depth_accuracy`` and ``future_depth`` of :class:`Losses`, where the expert has them.
 
     Args:
         hidden: the depth expert's output.
-        whole: the batch that this one is a part of.
+        whole: what counts of the batch that this one is a part of.
 
     Raises:
         UserError: the batch has no depth, or the policy no tokenizer to make codes of it.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fathom.depth.tokenizer import DepthTokenizer
 from fathom.errors import UserError
-from fathom.policies.qdepth_vla.config import DepthConfig
+from fathom.policies.depth_expert.config import DepthConfig
 
 
 class DepthTarget(nn.Module, ABC):

@@ -1,0 +1,59 @@
+"""``fathom vlm finetune``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from fathom.cli.verb import Settings, with_settings
+
+if TYPE_CHECKING:
+    from fathom.training.finetune import FinetuneRecipe
+
+
+@dataclass(frozen=True)
+class VlmFinetune:
+    """Put depth onto a VLM and fine-tune it on conversations about pictures."""
+
+    conversations: tyro.conf.Positional[Path]
+    """A JSON or JSONL file in the layout of MSMU, SpatialQA, TRL or `fathom vlm questions`."""
+
+    model: str
+    """Hub id or folder of a Qwen2.5-VL or Qwen3-VL."""
+
+    out: Path
+    """The new model's folder; an interrupted run continues there."""
+
+    recipe: str = "concat"
+    """The settings to start from: a fusion, by its name."""
+
+    aligned: Path | None = None
+    """The folder of a depth encoder from `fathom vlm align`; without it, it starts as the VLM's vision tower."""
+
+    images: Path | None = None
+    """The folder that the conversations' paths start from; by default that of their file."""
+
+    merge: bool = False
+    """Also write the whole model, with the adapters added to its weights, to `<out>/merged`."""
+
+    settings: Settings = ()
+
+    @staticmethod
+    def recipe_called(name: str) -> "FinetuneRecipe":
+        from fathom.recipes import finetune_recipe
+
+        return finetune_recipe(name)
+
+    def run(self) -> None:
+        from fathom.training.finetune import finetune, start_for
+        from fathom.vlm.conversations import read_conversations
+
+        recipe = with_settings(self.recipe_called(self.recipe), self.settings, "fathom vlm finetune")
+        conversations = read_conversations(self.conversations, self.images)
+        start = start_for(self.model, recipe, self.aligned, conversations)
+        made_from = {"model": self.model, "file": str(self.conversations), "aligned": str(self.aligned)}
+        model = finetune(start, conversations, recipe, self.out, made_from=made_from)
+        if self.merge:
+            model.merge().save(self.out / "merged")
+        print(f"the model: {self.out / 'merged' if self.merge else self.out}")

@@ -1,0 +1,142 @@
+"""Where a training's metrics go beside ``metrics.jsonl``: TensorBoard, Weights & Biases; and what else they say."""
+
+import resource
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from fathom.errors import UserError
+from fathom.training.throughput import GB, Precision, peak_of
+
+Service = Literal["tensorboard", "wandb"]
+
+
+class Tracker(Protocol):
+    """A place for metrics."""
+
+    def write(self, line: Mapping[str, float]) -> None:
+        """Take a line of ``metrics.jsonl``; its ``step`` says when."""
+
+    def close(self) -> None:
+        """The run ends here, for now."""
+
+
+def open_trackers(services: Sequence[Service], folder: Path) -> list[Tracker]:
+    """The services, writing into the run's folder; a run that goes on goes on there too.
+
+    Raises:
+        UserError: a service's package is not installed.
+    """
+    opened: dict[Service, Callable[[Path], Tracker]] = {"tensorboard": _TensorBoard, "wandb": _WeightsAndBiases}
+    return [opened[service](folder) for service in services]
+
+
+class _TensorBoard:
+    """Event files in ``tensorboard/``."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise _missing("tensorboard") from None
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
+
+    def write(self, line: Mapping[str, float]) -> None:
+        for name, value in line.items():
+            if name != "step":
+                self._writer.add_scalar(name, value, int(line["step"]))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WeightsAndBiases:
+    """A run of W&B in ``wandb/``; ``WANDB_MODE=offline`` keeps it there until ``wandb sync``.
+
+    Its number follows from the folder, so that a run that goes on is the same one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise _missing("wandb") from None
+        folder.mkdir(parents=True, exist_ok=True)
+        name = folder.resolve().name
+        number = f"{name}-{folder.resolve().parent.name}"
+        self._run: Any = wandb.init(project="fathom", dir=str(folder), name=name, id=number, resume="allow")
+
+    def write(self, line: Mapping[str, float]) -> None:
+        self._run.log({name: value for name, value in line.items() if name != "step"}, step=int(line["step"]))
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _missing(package: str) -> UserError:
+    return UserError(f"training.track names {package!r}, which is not installed: pip install 'fathom-vla[tracking]'")
+
+
+class WorkCounter:
+    """Counts the model's own work for one sample: three forward passes, as a backward pass is two.
+
+    It is counted once, in the first forward pass. Compiled layers cannot be counted: with them it is off.
+    """
+
+    def __init__(self, *, on: bool) -> None:
+        self._on = on
+        self._tflop: float | None = None
+
+    @contextmanager
+    def counting(self, samples: int) -> Iterator[None]:
+        """A forward pass of so many samples runs inside."""
+        if not self._on or self._tflop is not None:
+            yield
+            return
+        with FlopCounterMode(display=False) as counter:
+            yield
+        self._tflop = 3 * counter.get_total_flops() / samples / 1e12
+
+    def metrics(self, share: float) -> dict[str, Tensor]:
+        """``tflop`` of a sample, times what share of the step's batch this is."""
+        return {} if self._tflop is None else {"tflop": torch.tensor(share * self._tflop)}
+
+
+def of_the_machine(
+    line: Mapping[str, float], devices: int, device: torch.device, precision: Precision
+) -> dict[str, float]:
+    """What a line of metrics says of the machine's use.
+
+    Args:
+        line: with ``samples_per_s`` of all devices, and ``tflop`` a sample where the work is counted.
+
+    Returns:
+        ``samples_per_s_per_device``; ``memory_gb``, the most that this process has held so far; and with ``tflop``, on
+        a device whose peak is known, ``mfu``: the share of the peak that the model's own work makes up. What is
+        computed again in the backward pass is not the model's own.
+    """
+    told = {"samples_per_s_per_device": line["samples_per_s"] / devices, "memory_gb": _memory(device) / GB}
+    peak = peak_of(device, precision) if "tflop" in line else None
+    if peak:
+        told["mfu"] = line["tflop"] * 1e12 * told["samples_per_s_per_device"] / peak.flops
+    return told
+
+
+def perplexity(counts: Tensor) -> Tensor:
+    """How many equally frequent codes would vary as much as these counts do."""
+    shares = counts.flatten() / counts.sum().clamp(min=1e-12)
+    return torch.special.entr(shares).sum().exp()
+
+
+def _memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

@@ -1,0 +1,165 @@
+"""Fine-tuning a depth-aware VLM with transformers' Trainer."""
+
+import json
+import shutil
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fathom.cli.main import main
+from fathom.errors import UserError
+from fathom.training import finetune as module
+from fathom.training.finetune import FinetuneConfig, FinetuneRecipe, finetune, start_for
+from fathom.vlm.config import DepthVLMConfig, LoRA
+from fathom.vlm.conversations import Conversation
+from fathom.vlm.saving import load_depth_vlm, start_depth_vlm
+from fathom.vlm.small import SmallSize, small_depth_vlm
+
+SIZE = SmallSize(width=32, layers=1, vision_width=16, vision_layers=1, patch=4, image=16)
+TEXTS = ["How far is it?", "near", "far", "middle"]
+TRAINING = FinetuneConfig(epochs=2, batch_size=2, lr=1e-2, precision="fp32", log_every=1, checkpoint_every=2)
+
+
+def recipe(fusion="positional", lora=None, **training):
+    return FinetuneRecipe(DepthVLMConfig(fusion=fusion, lora=lora), replace(TRAINING, **training))
+
+
+def start(of):
+    return partial(small_depth_vlm, of.model, TEXTS, size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory):
+    """Six pictures with depth, and an answer to each."""
+    folder, rng = tmp_path_factory.mktemp("talk"), np.random.default_rng(0)
+    found = []
+    for number in range(6):
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+        depth = np.linspace(500, 900 * (number + 1), 256).reshape(16, 16).astype(np.uint16)
+        Image.fromarray(depth).save(folder / f"{number}_d.png")
+        turns = ({"role": "user", "content": TEXTS[0]}, {"role": "assistant", "content": TEXTS[1 + number % 3]})
+        found.append(Conversation(folder / f"{number}.png", turns, folder / f"{number}_d.png"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A published checkpoint in the layout of transformers."""
+    folder = tmp_path_factory.mktemp("base")
+    plain = small_depth_vlm(DepthVLMConfig(fusion="none"), TEXTS, size=SIZE)
+    plain.vlm.save_pretrained(folder)
+    plain.processor.save(folder)
+    return folder
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def test_answers_are_learnt_and_kept(talk, tmp_path):
+    longer = recipe(epochs=10, log_every=10)
+    model = finetune(start(longer), talk, longer, tmp_path / "run")
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < 0.7 * losses[0]
+    again = load_depth_vlm(tmp_path / "run")
+    for one in talk:
+        assert again.answer(one.image, TEXTS[0], one.depth) == model.answer(one.image, TEXTS[0], one.depth)
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+    assert again.provenance["data"] == {"conversations": 6} and again.provenance["metrics"]["loss"] == losses[-1]
+
+
+class Killed(Exception):
+    pass
+
+
+def test_an_interrupted_run_comes_to_the_same_weights(talk, tmp_path, monkeypatch):
+    one = recipe()
+    undisturbed = weights(finetune(start(one), talk, one, tmp_path / "one"))
+
+    def dies(self, args, state, control, **_):
+        if state.global_step == 3:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Watch, "on_step_end", dies)
+        with pytest.raises(Killed):
+            finetune(start(one), talk, one, tmp_path / "two")
+    assert [path.name for path in (tmp_path / "two").glob("checkpoint-*")] == ["checkpoint-2"]
+    (tmp_path / "two/checkpoint-9").mkdir()  # one that was cut: nothing tells that it is whole
+    resumed = weights(finetune(start(one), talk, one, tmp_path / "two"))
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in undisturbed.items())
+    steps = [json.loads(line)["step"] for line in (tmp_path / "two/metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(UserError, match=r"training.lr is 0.01 there and 0.02 here"):
+        finetune(start(one), talk, recipe(lr=0.02), tmp_path / "two")
+
+
+@pytest.mark.parametrize("fusion", ["concat", "rgbd"])
+def test_with_lora_what_was_added_is_saved_alone_and_merged_on_request(talk, base, tmp_path, fusion):
+    tuned = recipe(fusion, LoRA(rank=2))
+    command = ["vlm", "finetune", "talk.json", "--model", str(base), "--out", str(tmp_path / "run"), "--recipe", fusion]
+    lines = [
+        {"image": str(one.image), "depth": str(one.depth), "messages": list(one.messages), "unit": "mm"} for one in talk
+    ]
+    (tmp_path / "talk.json").write_text(json.dumps(lines))
+    command[2] = str(tmp_path / "talk.json")
+    options = {"epochs": 2, "batch-size": 2, "lr": 1e-2, "precision": "fp32", "log-every": 1, "checkpoint-every": 2}
+    command += [word for name, value in options.items() for word in (f"--training.{name}", str(value))]
+    assert main([*command, "--model.lora.rank", "2", "--merge"]) in (0, None)
+    saved = {path.name for path in (tmp_path / "run").glob("*.safetensors")}
+    assert saved == {"adapters.safetensors"}
+    model, merged = load_depth_vlm(tmp_path / "run"), load_depth_vlm(tmp_path / "run/merged")
+    assert model.config == replace(tuned.model, base=str(base)) and merged.config.lora is None
+    plain = start_depth_vlm(base, replace(tuned.model, lora=None))
+    batch = model.processor([talk[0].image], [talk[0].messages], [talk[0].depth])
+    with torch.no_grad():
+        logits = [one.eval()(**batch).logits for one in (model, merged, plain)]
+    assert torch.allclose(logits[0], logits[1], atol=1e-4)
+    assert not torch.allclose(logits[0], logits[2], atol=1e-2)
+
+
+def test_the_model_is_ready_for_the_hub(talk, base, tmp_path):
+    tuned = recipe("adapter", LoRA(rank=2), epochs=0.4)
+    model = finetune(start_for(str(base), tuned, None, talk), talk, tuned, tmp_path / "run")
+    model.save_pretrained(tmp_path / "hub")
+    card = (tmp_path / "hub/README.md").read_text()
+    assert "pipeline_tag: image-text-to-text" in card and "| training.lr | 0.01 |" in card and "Not stated" in card
+    again = type(model).from_pretrained(tmp_path / "hub")
+    assert again.processor.tokenizer.get_vocab() == model.processor.tokenizer.get_vocab()
+    assert again.provenance == model.provenance and (tmp_path / "hub/adapters.safetensors").exists()
+    with torch.no_grad():
+        batch = model.processor([talk[0].image], [talk[0].messages], [talk[0].depth])
+        assert torch.equal(model(**batch).logits, again(**batch).logits)
+
+
+def test_a_model_without_depth_is_a_base_for_one_with(talk, tmp_path):
+    plain = recipe("none", epochs=0.4)
+    base = finetune(start(plain), talk, plain, tmp_path / "base")
+    onto = start_depth_vlm(tmp_path / "base", DepthVLMConfig(fusion="rgbd")).eval()
+    with torch.no_grad():
+        batch = onto.processor([talk[0].image], [talk[0].messages], [talk[0].depth])
+        there = {name: tensor for name, tensor in batch.items() if name != "depth_values"}
+        assert torch.allclose(onto(**batch).logits, base(**there).logits, atol=1e-5)  # its fourth kernel is zero
+    onto.save(tmp_path / "onto")
+    with pytest.raises(UserError, match="has depth or adapters already"):
+        start_depth_vlm(tmp_path / "onto", DepthVLMConfig(fusion="concat"))
+
+
+def test_bad_input_is_told(talk, tmp_path, monkeypatch):
+    one = recipe()
+    with pytest.raises(ValueError, match="epochs is 0"):
+        replace(TRAINING, epochs=0)
+    with pytest.raises(UserError, match=r"batch_size 2 is no multiple of 3"):
+        finetune(start(one), talk, recipe(micro_batch=3), tmp_path / "a")
+    with pytest.raises(UserError, match="depth in both m and mm"):
+        mixed = [replace(talk[0], unit="m"), replace(talk[1], unit="mm")]
+        finetune(start(one), mixed, one, tmp_path / "b")
+    with pytest.raises(UserError, match="this model reads depth"):
+        finetune(start(one), [replace(talk[0], depth=None)], one, tmp_path / "c")
+    with pytest.raises(UserError, match=r"the loss is .* lower the learning rate"):
+        finetune(start(one), talk, recipe(lr=1e12, clip_norm=1e12), tmp_path / "d")
+    shutil.rmtree(tmp_path / "a", ignore_errors=True)
