@@ -44,6 +44,19 @@ def test_a_row_counts_all_seeds_and_keeps_each() -> None:
     assert none.action_error == (0.4, 0.5) and none.depth_abs_rel == () and full.depth_abs_rel == (0.1, 0.2)
 
 
+def test_errors_are_compared_seed_by_seed() -> None:
+    full, none = compare({FULL: TRIALS[FULL][::-1], "depth=none": TRIALS["depth=none"]}, CHANGES)
+    assert full.action_error == (0.2, 0.3) and full.action_error_difference is None
+    shift = none.action_error_difference
+    assert shift is not None and shift == pytest.approx((0.2, 0.2, 0.2))  # both seeds: 0.2 more
+    assert none.depth_abs_rel_difference is None
+    apart = [trial(0, "x... x.x.", HeldOut(4, 0.3)), trial(1, "xx.. ..x.", HeldOut(4, 0.6))]
+    shift = compare({**TRIALS, "depth=none": apart}, CHANGES)[1].action_error_difference
+    # differences 0.1 and 0.3: the mean 0.2 with Student's t of one degree of freedom, 12.706 times 0.1
+    assert shift is not None and shift == pytest.approx((0.2, 0.2 - 1.2706, 0.2 + 1.2706), abs=1e-3)
+    assert "+0.200 (-1.071 to +1.471)" in cells(compare({**TRIALS, "depth=none": apart}, CHANGES)[1])[4]
+
+
 def test_the_difference_pairs_episodes_by_seed_task_and_layout() -> None:
     """Worst case for a mistake in the pairing: the same episodes in another order make no difference at all."""
     turned = [trial(0, "xx.. ...."), trial(1, ".... ..xx")]

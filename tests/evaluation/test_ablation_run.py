@@ -133,6 +133,19 @@ def test_all_variants_have_one_seed_before_any_has_the_next(dataset: Path, work:
     )
 
 
+def test_more_variants_never_make_the_results_less(dataset: Path, work: Work, tmp_path: Path) -> None:
+    run(dataset, tmp_path / "run", BLIND)
+    work.kill_at = len(work.trained) + 1
+    with pytest.raises(KeyboardInterrupt):
+        run(dataset, tmp_path / "run", BLIND, LESS)
+    rows = json.loads((tmp_path / "run" / "ablation.json").read_text())["rows"]
+    assert {row["variant"]: row["seeds"] for row in rows} == {
+        "full": [0, 1],
+        "blind=true": [0, 1],
+        "episodes_per_task=1": [0],
+    }
+
+
 @pytest.mark.parametrize("kill_at", [0, 2, 5])
 def test_a_killed_run_goes_on_and_repeats_nothing(kill_at: int, dataset: Path, work: Work, tmp_path: Path) -> None:
     work.kill_at = kill_at

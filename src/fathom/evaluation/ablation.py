@@ -1,7 +1,7 @@
 """What an ablation found: one policy and its variants, trained with the same seeds and tried in the same episodes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from statistics import mean
 from typing import Any
 
@@ -11,7 +11,7 @@ from rich.table import Table
 from fathom.evaluation.held_out import HeldOut
 from fathom.evaluation.published import ablation_of
 from fathom.evaluation.results import Result
-from fathom.evaluation.statistics import Rate, SeedSpread, paired_difference, wilson
+from fathom.evaluation.statistics import Rate, SeedSpread, paired_difference, paired_mean, wilson
 
 FULL = "full"
 """The recipe as it is, which every variant is compared with."""
@@ -50,6 +50,8 @@ class Row:
         difference: success minus that of ``full`` over the seeds that both have, see
             :func:`~fathom.evaluation.statistics.paired_difference`; ``None`` for ``full`` itself.
         action_error, depth_abs_rel: see :class:`HeldOut`, per seed; empty where not measured.
+        action_error_difference, depth_abs_rel_difference: minus those of ``full`` over the seeds that both have, see
+            :func:`~fathom.evaluation.statistics.paired_mean`; ``None`` where fewer than two have.
         paper: what the policy's paper has for this variant, see :func:`~fathom.evaluation.published.ablation_of`.
         parameters: see :class:`Trial`.
     """
@@ -63,13 +65,15 @@ class Row:
     difference: Rate | None
     action_error: tuple[float, ...]
     depth_abs_rel: tuple[float, ...]
+    action_error_difference: Rate | None
+    depth_abs_rel_difference: Rate | None
     paper: float | None
     parameters: int
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in ``ablation.json``."""
-        shift = self.difference
-        return {**asdict(self), "success": self.success._asdict(), "difference": shift and shift._asdict()}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value._asdict() if isinstance(value, Rate) else value for name, value in values.items()}
 
 
 def compare(
@@ -82,6 +86,7 @@ def compare(
         changes: the fields of the recipe that each variant changes, and their values.
         kind: of the full policy.
     """
+    trials = {name: sorted(tried, key=lambda trial: trial.seed) for name, tried in trials.items()}
     full = trials.get(FULL, ())
     spread = SeedSpread.of([np.array([_solved(trial) for trial in tried]) for tried in trials.values() if tried])
     return [
@@ -121,8 +126,8 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{100 * rate.value:.1f} % ({of}, {100 * rate.low:.0f}-{100 * rate.high:.0f})",
         " ".join(f"{100 * value:.0f}" for value in row.success_per_seed),
         "" if shift is None else f"{100 * shift.value:+.1f} ({100 * shift.low:+.1f} to {100 * shift.high:+.1f})",
-        _spread(row.action_error),
-        _spread(row.depth_abs_rel),
+        _spread(row.action_error, row.action_error_difference),
+        _spread(row.depth_abs_rel, row.depth_abs_rel_difference),
         "" if row.paper is None else f"{row.paper:.1f}",
         f"{row.parameters / 1e6:.2f} M",
     )
@@ -131,7 +136,6 @@ def cells(row: Row) -> tuple[str, ...]:
 def _row(name: str, tried: Sequence[Trial], full: Sequence[Trial], spread: SeedSpread, paper: float | None) -> Row:
     outcomes = [_solved(trial) for trial in tried]
     n, successes = sum(map(len, outcomes)), sum(map(sum, outcomes))
-    held_out = [trial.held_out for trial in tried if trial.held_out is not None]
     return Row(
         variant=name,
         seeds=tuple(trial.seed for trial in tried),
@@ -140,8 +144,10 @@ def _row(name: str, tried: Sequence[Trial], full: Sequence[Trial], spread: SeedS
         success=wilson(successes, n),
         success_per_seed=tuple(mean(own) for own in outcomes),
         difference=None if name == FULL else _difference(tried, full, spread),
-        action_error=tuple(one.action_error for one in held_out),
-        depth_abs_rel=tuple(one.depth_abs_rel for one in held_out if one.depth_abs_rel is not None),
+        action_error=_errors(tried, "action_error"),
+        depth_abs_rel=_errors(tried, "depth_abs_rel"),
+        action_error_difference=_error_difference(name, tried, full, "action_error"),
+        depth_abs_rel_difference=_error_difference(name, tried, full, "depth_abs_rel"),
         paper=paper,
         parameters=tried[0].parameters,
     )
@@ -158,6 +164,24 @@ def _difference(tried: Sequence[Trial], full: Sequence[Trial], spread: SeedSprea
     return paired_difference(a, b, [task for task, _ in episodes], spread)
 
 
+def _by_seed(tried: Sequence[Trial], error: str) -> dict[int, float]:
+    """An error of :class:`HeldOut`, where it was measured."""
+    found = {trial.seed: getattr(trial.held_out, error, None) for trial in tried}
+    return {seed: value for seed, value in found.items() if value is not None}
+
+
+def _errors(tried: Sequence[Trial], error: str) -> tuple[float, ...]:
+    return tuple(_by_seed(tried, error).values())
+
+
+def _error_difference(name: str, tried: Sequence[Trial], full: Sequence[Trial], error: str) -> Rate | None:
+    ours, theirs = _by_seed(tried, error), _by_seed(full, error)
+    both = [seed for seed in ours if seed in theirs]
+    if name == FULL or len(both) < 2:
+        return None
+    return paired_mean([ours[seed] - theirs[seed] for seed in both])
+
+
 def _solved(trial: Trial) -> list[bool]:
     return [episode.success for episode in trial.result.episodes]
 
@@ -166,9 +190,10 @@ def _by_episode(result: Result) -> dict[tuple[str, int], bool]:
     return {(episode.task, episode.init_state): episode.success for episode in result.episodes}
 
 
-def _spread(values: Sequence[float]) -> str:
-    """The mean, and between which values it lies."""
+def _spread(values: Sequence[float], difference: Rate | None) -> str:
+    """The mean and between which values it lies, then the difference to ``full``."""
     if not values:
         return ""
     between = f" ({min(values):.3f}-{max(values):.3f})" if len(values) > 1 else ""
-    return f"{mean(values):.3f}{between}"
+    shift = "" if difference is None else "\n{:+.3f} ({:+.3f} to {:+.3f})".format(*difference)
+    return f"{mean(values):.3f}{between}{shift}"

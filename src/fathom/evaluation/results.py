@@ -99,8 +99,9 @@ class Result:
         try:
             value = json.loads(Path(path).read_text())
             episodes = tuple(EpisodeResult.from_json(episode) for episode in value["episodes"])
-            head = (value[name] for name in ("policy", "suite", "protocol", "versions"))
-            result = cls(*head, episodes, value.get("weights"), tuple(value.get("cameras", ())))
+            head = {name: value[name] for name in ("policy", "suite", "protocol", "versions")}
+            more = {"weights": value.get("weights"), "cameras": tuple(value.get("cameras", ()))}
+            result = cls(**head, **more, episodes=episodes)
             summary = value["summary"]
         except FileNotFoundError:
             raise UserError(f"{path}: there is no result file; make one with `fathom eval`.") from None

@@ -112,6 +112,20 @@ def paired_difference(
     )
 
 
+def paired_mean(differences: Sequence[float], confidence: float = 0.95) -> Rate:
+    """The mean of differences that pairs of trainings show, with Student's interval: another seed is another draw.
+
+    Raises:
+        ValueError: fewer than two.
+    """
+    n = len(differences)
+    if n < 2:
+        raise ValueError(f"{n} differences tell nothing of how far they lie apart")
+    value = float(np.mean(differences))
+    half = _t_quantile(confidence, n - 1) * float(np.std(differences, ddof=1)) / sqrt(n)
+    return Rate(value, value - half, value + half)
+
+
 def matched_difference(both: int, only_a: int, only_b: int, neither: int, confidence: float = 0.95) -> Rate:
     """Rate of a minus rate of b over matched pairs, with Newcombe's score interval (1998, paired, method 10).
 

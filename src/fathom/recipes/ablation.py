@@ -103,12 +103,13 @@ def run_ablation(
         for seed in range(ablation.seeds)
         for variant in ablation.all
     ]
-    for cell in cells:
-        known = cell.done
+    cells.sort(key=lambda cell: not cell.done)  # what was found before is written again with all that comes
+    known = sum(cell.done for cell in cells)
+    for place, cell in enumerate(cells, 1):
         console.print(Rule(f"seed {cell.seed}: {cell.variant.name}"))
         trials[cell.variant.name].append(cell.run(dataset, codes, ablation.protocol, console, simulation))
-        if known and cell is not cells[-1]:
-            continue  # what is written of a run that goes on must not become less on the way
+        if place < known:
+            continue
         claim(folder, fixed, **made_from)
         rows = compare(trials, {variant.name: variant.changes for variant in ablation.all}, kind)
         found = {**head, **_found(trials, ablation), "rows": [row.to_json() for row in rows]}
