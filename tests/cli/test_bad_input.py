@@ -18,6 +18,7 @@ from fathom.policies.policy import Policy
 from fathom.policies.qdepth_vla import QDepthVLA
 from fathom.policies.text import TextTokenizer
 from fathom.recipes import POLICY_RECIPES, policy_recipe
+from fathom.training.checkpoint import Checkpoints
 from fathom.training.config import TrainingConfig
 
 TASKS = ["open the door", "push the puck"]
@@ -209,21 +210,22 @@ class TestAnotherConfiguration:
         """Settings as they should be, beside the checkpoint of a model of another width."""
         main(["train", str(dataset), "--out", str(out), "--recipe", small])
         (out / "config.json").unlink()
-        model = torch.nn.Linear(2, 2)
-        state = {
-            "step": 1,
-            "model": model.state_dict(),
-            "optimizer": torch.optim.AdamW(model.parameters()).state_dict(),
-        }
-        torch.save({**state, "ema": []}, out / "checkpoint.pt")
-        assert str(out / "checkpoint.pt") in refused("train", dataset, "--out", out, "--recipe", small)
+        with Checkpoints(out) as checkpoints:
+            checkpoints.save(1, {"model.weight": torch.zeros(2, 2)}, loss=0.5)
+        (saved,) = checkpoints.all()
+        said = refused("train", dataset, "--out", out, "--recipe", small)
+        assert str(saved.folder) in said and "of another model" in said
         assert not (out / "config.json").exists()
 
     def test_of_a_damaged_checkpoint(self, refused, small, dataset, out):
         main(["train", str(dataset), "--out", str(out), "--recipe", small])
         (out / "config.json").unlink()
-        (out / "checkpoint.pt").write_bytes(b"PK\x03\x04 half of it")
-        assert str(out / "checkpoint.pt") in refused("train", dataset, "--out", out, "--recipe", small)
+        with Checkpoints(out) as checkpoints:
+            checkpoints.save(1, {"model.weight": torch.zeros(2, 2)}, loss=0.5)
+        (path,) = checkpoints.folder.rglob("*.safetensors")
+        path.write_bytes(path.read_bytes()[:-4] + b"half")
+        said = refused("train", dataset, "--out", out, "--recipe", small)
+        assert str(checkpoints.folder) in said and "no checkpoint that is whole" in said
 
     def test_of_a_policy(self, refused, out, tmp_path):
         policy = make_policy()

@@ -140,6 +140,6 @@ def test_a_line_that_is_still_being_written_is_not_read(copy: Callable[[], Path]
 def test_another_folder_is_refused(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text('{"policy": {}, "training": {}}')
     for folder in (tmp_path, tmp_path / "nowhere", finished / "policy"):
-        with pytest.raises(UserError, match="is no quickstart run"):
+        with pytest.raises(UserError, match="is no quickstart run and no training"):
             write_report(folder)
         assert not (folder / "report.html").exists()

@@ -10,6 +10,7 @@ from torch import nn
 
 from fathom.errors import UserError
 from fathom.recipes.examination import examination
+from fathom.report import write_report
 from fathom.training import throughput, tracking
 from fathom.training.policy import train_policy
 from fathom.training.throughput import Peak
@@ -56,6 +57,14 @@ def test_held_out_episodes_are_measured_on_the_way(run):
             assert line["held_out_action_error"] > 0 and 0 <= line["held_out_depth_delta_1"] <= 1
     assert {path.name for path in (run / "held_out").iterdir()} == {"step-000003.png", "step-000006.png"}
     assert (run / "held_out" / "step-000003.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_of_a_training_shows_them(run):
+    page = write_report(run).read_text()
+    (run / "report.html").unlink()
+    assert f"Step {STEPS} of {STEPS}" in page
+    for title in ("Action error (normalised units)", "Right depth tokens (%)", "Gradient norms", "after step 6"):
+        assert title in page
 
 
 def test_measuring_does_not_change_what_is_learnt(run, dataset, tokenizer, tmp_path):

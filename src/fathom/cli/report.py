@@ -8,10 +8,10 @@ import tyro
 
 @dataclass(frozen=True)
 class Report:
-    """Write the report of a run, finished or still going, or of evaluations under perturbations."""
+    """Write the report of a run or a training, finished or still going, or of evaluations under perturbations."""
 
     run_folder: tyro.conf.Positional[Path | None] = None
-    """The folder of a quickstart run."""
+    """The folder of a quickstart run, of a policy that is trained, or of a depth tokenizer."""
 
     generalisation: tuple[Path, ...] = ()
     """In place of a run: folders of evaluations with and without perturbations."""

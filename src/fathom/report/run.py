@@ -55,7 +55,10 @@ class Run:
         """Raises UserError where there is no run, or a part of it is damaged."""
         path = folder / "settings.json"
         if not path.is_file() or not set(settings := read_json(path, "run")) >= _SETTINGS:
-            raise UserError(f"{folder} is no quickstart run: give the folder that `fathom quickstart` wrote to.")
+            raise UserError(
+                f"{folder} is no quickstart run and no training: give the folder that `fathom quickstart`, "
+                "`fathom train` or `fathom tokenizer train` wrote to."
+            )
         found = [path.parent.name for path in sorted((folder / "eval").glob("*/results.json"))]
         names = [name for name in POLICIES if name in found] + [name for name in found if name not in POLICIES]
         trainings = {"tokenizer": folder / "tokenizer", OURS: folder / "policy"}
@@ -66,7 +69,7 @@ class Run:
             folder=folder,
             settings=settings,
             results={name: Result.load(folder / "eval" / name / "results.json") for name in names},
-            metrics={name: metrics for name, at in trainings.items() if (metrics := _read_metrics(at))},
+            metrics={name: metrics for name, at in trainings.items() if (metrics := read_metrics(at))},
             collection=read_json(collection, "collection") if collection.is_file() else None,
             score=read_score(folder / "tokenizer") if (folder / "tokenizer" / "score.json").is_file() else None,
             policy=policy.to(pick_device()) if policy else None,
@@ -83,7 +86,8 @@ def label(name: str) -> str:
     return POLICIES.get(name, name)
 
 
-def _read_metrics(folder: Path) -> Metrics:
+def read_metrics(folder: Path) -> Metrics:
+    """What a training has logged so far; empty before its first line."""
     path = folder / "metrics.jsonl"
     text = path.read_text() if path.is_file() else ""
     # A run that is still going may be writing its last line.

@@ -3,6 +3,8 @@
 import json
 import math
 import shlex
+from collections.abc import Mapping
+from typing import Any
 
 from fathom.data.dataset import known_split
 from fathom.depth.metrics import DepthError
@@ -221,14 +223,19 @@ def configuration(run: Run) -> str:
     recorded = next(iter(run.results.values())).versions if run.results else versions()
     rows = [[text(name), text(version)] for name, version in recorded.items()]
     parts = [
-        f"<details><summary>Every setting of this run</summary><pre>{text(json.dumps(run.settings, indent=2))}</pre>"
-        "</details>",
+        every_setting(run.settings),
         f"<details><summary>Versions</summary>{table(['package', 'version'], rows)}</details>",
     ]
     if run.policy is not None:
         count = parameter_count(run.policy) / 1e6
         parts.insert(0, paragraph(f"The policy has {count:.1f} million parameters."))
     return section("Configuration", *parts)
+
+
+def every_setting(settings: Mapping[str, Any]) -> str:
+    """All settings of a run, to unfold."""
+    shown = text(json.dumps(settings, indent=2))
+    return f"<details><summary>Every setting of this run</summary><pre>{shown}</pre></details>"
 
 
 def command(run: Run) -> str:

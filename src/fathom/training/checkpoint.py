@@ -109,16 +109,20 @@ class Checkpoints:
         Raises:
             UserError: there are checkpoints, and all are damaged.
         """
-        complaint = None
+        damaged: dict[Path, str] = {}
         for saved in reversed(self.all()):
             complaint = self._damage(saved)
-            if complaint is None:
-                return saved
-            if self.world.is_first:
-                print(f"fathom: the checkpoint {saved.folder} is damaged ({complaint})", file=sys.stderr)
-        if complaint is None:
+            if complaint is not None:
+                damaged[saved.folder] = complaint
+                continue
+            for folder, told in damaged.items():
+                if self.world.is_first:
+                    print(f"fathom: the checkpoint {folder} is damaged ({told})", file=sys.stderr)
+            return saved
+        if not damaged:
             return None
-        raise UserError(f"{self.folder} holds no checkpoint that is whole ({complaint}): delete it to train anew")
+        told = next(iter(damaged.values()))
+        raise UserError(f"{self.folder} holds no checkpoint that is whole ({told}): delete it to train anew")
 
     def load(self, saved: Saved, state: Mapping[str, Tensor]) -> None:
         """Read into these tensors, of which each process may have another part than when they were saved."""
