@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 
 from fathom.policies.qdepth_vla import QDepthVLAConfig
+from fathom.training import throughput
+from fathom.training.throughput import Precision
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,8 @@ class Peak:
         return sum(max(work.flops / self.flops, work.bytes / self.bandwidth) for work in phases)
 
 
-H200 = {  # NVIDIA's data sheet, dense; fp32 without TF32
-    "bf16": Peak(989e12, 4.8e12, "H200 data sheet"),
-    "fp32": Peak(67e12, 4.8e12, "H200 data sheet"),
-}
+BANDWIDTH = {"H200": 4.8e12}
+"""Bytes a second by NVIDIA's data sheet; operations are :data:`fathom.training.throughput.GPUS`'."""
 
 
 def chunk_phases(config: QDepthVLAConfig, width: int) -> dict[str, Work]:
@@ -98,15 +98,19 @@ def training_flops(config: QDepthVLAConfig) -> float:
     return 3 * work.flops
 
 
-def peak_of(device: torch.device, precision: str) -> Peak:
+def peak_of(device: torch.device, precision: Precision) -> Peak:
     """From the data sheet where we have it, else measured: the best of a few matrix products and of a few sums."""
-    if device.type == "cuda" and "H200" in torch.cuda.get_device_name(device):
-        return H200[precision]
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    side, length = 2048, 2**26
-    square, vector = torch.ones(side, side, dtype=dtype, device=device), torch.ones(length, device=device)
-    flops = 2 * side**3 / _best(lambda: square @ square, device)
-    return Peak(flops, 4 * length / _best(vector.sum, device), "measured: matrix product, sum")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    known = throughput.peak_of(device, precision)
+    if known is None:
+        square = torch.ones(2048, 2048, dtype=torch.bfloat16 if precision == "bf16" else torch.float32, device=device)
+        flops = 2 * 2048**3 / _best(lambda: square @ square, device)
+        known = throughput.Peak(flops, f"measured: matrix products in {precision}")
+    bandwidth = next((bytes_ for gpu, bytes_ in BANDWIDTH.items() if gpu in name), None)
+    if bandwidth is None:
+        vector = torch.ones(2**26, device=device)
+        bandwidth = 4 * len(vector) / _best(vector.sum, device)
+    return Peak(known.flops, bandwidth, known.source)
 
 
 def w(config: QDepthVLAConfig) -> int:

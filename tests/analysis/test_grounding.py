@@ -1,21 +1,27 @@
 """The whole analysis: `fathom analyze grounding`."""
 
+import html
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from tests.policies import conftest as qdepth
+from tests.policies.deepvision_vla import conftest as deepvision
 
 from fathom.analysis import METHODS, Named, Settings, analyze_grounding, load_policies, sight_of
 from fathom.analysis.grounding import _names
 from fathom.cli.main import main
 from fathom.data.dataset import open_dataset
 from fathom.errors import UserError
+from fathom.policies.qdepth_vla.config import VISIBILITY
+from fathom.report.grounding import write_grounding
 
-from .conftest import write_dataset
+from .conftest import policy_of, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +72,35 @@ def test_the_page_needs_nothing_beside_it(made):
     for name in ("open π0", "DeepVision-VLA", "Knock-out", "6 frames of 2 episodes"):
         assert name in page
     assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", page))
+
+
+def test_whoever_may_read_whom_there_is_a_page(dataset, tmp_path):
+    """Also where the instruction reads no picture, alone and beside others; and with less than the whole region."""
+    depth = qdepth.tiny_config().depth
+    names = [name for name in VISIBILITY if name != "pi0"]
+    policies = {name: policy_of("qdepth", depth=replace(depth, visibility=name)) for name in names}
+    settings = Settings(frames=2, shown=1, layers=(1,), rates=(0.5,))
+    for own in (policies, {"within_modality": policies["within_modality"]}):
+        page = write_grounding(analyze_grounding(own, dataset, Named(), settings), tmp_path).read_text()
+        alone = len(own) == 1
+        assert ("In this policy it reads no tokens of the picture" in page) == alone
+        assert page.count("<svg") == (1 if alone else 2) + 1 + len(own)
+        assert "moved without 50 % of the region" in page and "50 % of the region's tokens" in html.unescape(page)
+
+
+@pytest.mark.parametrize(
+    "changes, title",
+    [
+        ({}, "DeepVision-VLA"),
+        ({"expert": None}, "QwenVLA-OFT"),
+        ({"expert": deepvision.with_(fusion="early")}, "QwenVLA-OFT with early fusion"),
+        ({"expert": deepvision.with_(fusion="aligned")}, "QwenVLA-OFT with aligned fusion"),
+        ({"expert": deepvision.with_(encoder="siglip")}, "DeepVision-VLA with SigLIP"),
+        ({"depth": deepvision.DEPTH}, "DeepVision-VLA with depth"),
+    ],
+)
+def test_titles(changes, title):
+    assert sight_of(policy_of("both" if "depth" in changes else "deepvision", **changes)).title == title
 
 
 def test_the_error_is_that_of_the_policy_itself(dataset, saved):

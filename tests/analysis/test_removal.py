@@ -92,7 +92,7 @@ def test_the_control_has_the_size_of_what_is_removed():
     for row, count in enumerate((1, 10, 32)):
         region[row, torch.randperm(64)[:count]] = True
     rates = (0.1, 0.25, 0.5, 1.0)
-    drawn = draw_tokens(region, rates, seeds=[1, 2, 3])
+    drawn = {key: tokens["image"] for key, tokens in draw_tokens({"image": region}, rates, seeds=[1, 2, 3]).items()}
     for rate in rates:
         inside, outside = drawn["region", rate], drawn["control", rate]
         assert inside.sum(1).tolist() == [max(1, round(rate * count)) for count in (1, 10, 32)]
@@ -101,11 +101,46 @@ def test_the_control_has_the_size_of_what_is_removed():
     for where in ("region", "control"):
         for less, more in pairwise(rates):
             assert not (drawn[where, less] & ~drawn[where, more]).any()
-    again = draw_tokens(region[1:], rates, seeds=[2, 3])  # a row's draw is its own
-    assert torch.equal(again["control", 0.5], drawn["control", 0.5][1:])
-    assert not torch.equal(draw_tokens(region, rates, seeds=[7, 8, 9])["control", 0.5], drawn["control", 0.5])
+    again = draw_tokens({"image": region[1:]}, rates, seeds=[2, 3])  # a row's draw is its own
+    assert torch.equal(again["control", 0.5]["image"], drawn["control", 0.5][1:])
+    other = draw_tokens({"image": region}, rates, seeds=[7, 8, 9])
+    assert not torch.equal(other["control", 0.5]["image"], drawn["control", 0.5])
+
+
+@pytest.mark.parametrize("where", ["region", "control"])
+@pytest.mark.parametrize("sides", [(4, 8, 4), (8, 4, 12)])
+def test_no_grid_shows_what_another_has_lost(sides, where):
+    """Else the policy would still see the place, and losing it would seem to matter less."""
+    place = torch.zeros(6, 1, 4, 4)
+    place[:, :, 1, 1:] = 1
+    regions = {
+        name: torch.nn.functional.interpolate(place, (side, side)).flatten(1).bool()
+        for name, side in zip(("image", "expert", "depth"), sides, strict=True)
+    }
+    drawn = draw_tokens(regions, (0.25, 2 / 3, 1.0), seeds=range(6))
+    for rate, count in ((2 / 3, 2), (1.0, 3)):
+        squares = {
+            name: tokens.unflatten(1, (1, side, side)).float()
+            for (name, tokens), side in zip(drawn[where, rate].items(), sides, strict=True)
+        }
+        same = [torch.nn.functional.interpolate(square, (24, 24)).bool() for square in squares.values()]
+        assert torch.equal(same[0], same[1]) and torch.equal(same[0], same[2])
+        assert same[0].flatten(1).sum(1).tolist() == [count * 36] * 6
+    several = {tuple(row) for row in drawn["control", 1.0]["image"].tolist()}
+    assert len(several) == 6  # not always the same places
+
+
+def test_grids_that_do_not_fit_into_each_other_lose_nearly_the_same():
+    fine, coarse = torch.zeros(64, 1, 16, 16), torch.zeros(64, 1, 7, 7)
+    fine[..., 4:9, 4:9], coarse[..., 2:4, 2:4] = 1, 1
+    regions = {"expert": fine.flatten(1).bool(), "image": coarse.flatten(1).bool()}
+    control = draw_tokens(regions, (1.0,), seeds=range(64))["control", 1.0]
+    squares = control["image"].unflatten(1, (1, 7, 7)).float()
+    lost = torch.nn.functional.interpolate(squares, (16, 16), mode="nearest-exact").flatten(1) > 0
+    overlap = (lost & control["expert"]).sum() / control["expert"].sum()
+    assert overlap > 0.7  # by chance it would be a tenth
 
 
 def test_a_region_that_leaves_no_control():
     with pytest.raises(ValueError, match="more than half"):
-        draw_tokens(torch.tensor([[True, True, True, False]]), (1.0,), [0])
+        draw_tokens({"image": torch.tensor([[True, True, True, False]])}, (1.0,), [0])

@@ -55,6 +55,13 @@ def test_a_variant_finds_its_number_by_what_it_changes() -> None:
     assert ablation_of({"recipe": "quickstart"}) is None
     theirs = {"policy.expert": "none", "policy.expert.fusion": "early", "policy.expert.pruning.guide": "instruction"}
     rates = [ablation_of({path: value}, "deepvision_vla") for path, value in theirs.items()]
+    pruning = "policy.expert.pruning."
+    for layer, rate in {4: 85.0, 8: 69.0, 12: 82.5, 16: 87.5}.items():
+        one = {f"{pruning}last_layer": str(layer), f"{pruning}first_layer": str(layer)}
+        assert ablation_of(one, "deepvision_vla") == rate
+    assert ablation_of({f"{pruning}first_layer": "4", f"{pruning}last_layer": "8"}, "deepvision_vla") is None
+    assert ablation_of({f"{pruning}guide": "cls", f"{pruning}first_layer": "0"}, "deepvision_vla") == 65.5
+    assert ablation_of({f"{pruning}guide": "cls", f"{pruning}keep": "64"}, "deepvision_vla") is None
     assert (ablation_of({}, "deepvision_vla"), *rates) == (88.0, 65.5, 73.0, 84.0), "as in SPEC section 3"
 
 

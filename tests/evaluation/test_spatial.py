@@ -19,7 +19,14 @@ def answers(folder, arm, right, seed=0, share=1.0):
 
 
 def _line(scene, name, answer, response):
-    return {"id": f"{scene:06d}-{name}", "type": name, "question": "?", "answer": answer, "response": response}
+    return {
+        "id": f"{scene:06d}-0000-{name}",
+        "scene": str(scene),
+        "type": name,
+        "question": "?",
+        "answer": answer,
+        "response": response,
+    }
 
 
 def test_overall_is_the_mean_of_types_and_the_gain_is_relative(tmp_path):
@@ -28,6 +35,13 @@ def test_overall_is_the_mean_of_types_and_the_gain_is_relative(tmp_path):
     assert {name: rate.value for name, rate in none.per_type.items()} == {"absolute_distance": 20, "count": 40}
     assert concat.overall.value == pytest.approx(45) and concat.gain.value == pytest.approx(0.5)
     assert none.overall.low < 30 < none.overall.high and concat.gain.low < 0.5 < concat.gain.high
+
+
+def test_frames_of_a_scene_are_drawn_together(tmp_path):
+    path = tmp_path / "said.jsonl"
+    lines = [_line(frame // 2, "count", "2", "2") | {"id": f"000000-{frame:04d}-0"} for frame in range(4)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert Answers.read(path, "none", 0).scenes == {"count": ["0", "0", "1", "1"]}
 
 
 def test_what_every_arm_misses_does_not_widen_the_gain(tmp_path):
@@ -54,3 +68,10 @@ def test_seeds_are_taken_together_and_shares_apart(tmp_path):
 
 def test_a_baseline_that_knows_nothing_has_no_gain_above_it(tmp_path):
     assert compare([answers(tmp_path, "none", (0, 0)), answers(tmp_path, "concat", (5, 5))])[1].gain is None
+
+
+def test_an_answer_may_contain_other_line_ends(tmp_path):
+    path = tmp_path / "said.jsonl"
+    lines = [_line(scene, "count", "2", "2\u2028of them") for scene in range(2)]
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    assert len(Answers.read(path, "none", 0).said) == 2

@@ -134,15 +134,37 @@ def test_a_watcher_takes_part_in_every_pass_while_it_watches(mixture, blocks):
 
 
 def test_what_is_added_between_two_steps_goes_into_the_next(mixture, blocks):
-    values = torch.randn(2, 4, 32)
+    values = torch.randn_like(blocks[1].hidden)
     passing = mixture.begin(blocks)
-    passing.add("a", values)  # before the first step it is as good as a part of the input
+    passing.add("b", values)  # before the first step it is as good as a part of the input
     for _ in mixture.plan:
         passing.advance()
-    changed = [Block("a", blocks[0].hidden + values, blocks[0].positions), blocks[1]]
-    expected, _ = mixture(changed)
-    torch.testing.assert_close(passing.outputs()["a"], expected["a"], atol=1e-6, rtol=0)
-    assert torch.equal(passing.hidden("b"), passing.hidden("b"))
+    changed = [blocks[0], blocks[1].with_hidden(blocks[1].hidden + values)]
+    (expected, _), (untouched, _) = mixture(changed), mixture(blocks)
+    for block in ("a", "b"):  # "a" reads "b"
+        torch.testing.assert_close(passing.outputs()[block], expected[block], atol=1e-6, rtol=0)
+        assert (untouched[block] - expected[block]).abs().max() > 1e-4
+
+
+def test_positions_are_encoded_again_only_for_other_tokens(mixture, blocks, monkeypatch):
+    calls = []
+    for name, stream in mixture.streams.items():
+        monkeypatch.setattr(stream, "encode_positions", _counted(name, stream.encode_positions, calls))
+    passing = mixture.begin(blocks)
+    assert len(calls) == len(mixture.streams)
+    passing.add("a", torch.randn(2, 4, 32))
+    passing.hide({"a": torch.zeros(2, 4, dtype=torch.bool)})
+    assert len(calls) == len(mixture.streams)
+    passing.select({"a": torch.tensor([[0, 2], [1, 3]])})
+    assert calls[len(mixture.streams) :] == [mixture.stream_of["a"]]
+
+
+def _counted(name, encode, calls):
+    def encode_positions(*arguments):
+        calls.append(name)
+        return encode(*arguments)
+
+    return encode_positions
 
 
 def test_no_step_has_no_attention(mixture, blocks):

@@ -6,12 +6,15 @@ import pytest
 import torch
 
 from fathom.policies.deepvision_vla import DeepVisionVLA, DeepVisionVLAConfig
+from fathom.recipes import policy_recipe
 from fathom.recipes.deepvision import (
     deepvision_depth_quickstart,
     deepvision_libero,
     deepvision_metaworld,
     deepvision_quickstart,
 )
+from fathom.training.config import GroupScales
+from fathom.training.optimizer import Optimizer
 
 
 def parameters(recipe) -> int:
@@ -46,3 +49,20 @@ def test_the_baseline_is_one_field_away(recipe):
     policy = replace(recipe().policy, expert=None)
     assert policy.guiding == range(0)
     assert policy.alone == policy.layers
+
+
+def test_what_was_trained_before_learns_at_a_tenth_of_the_rate_of_what_is_new():
+    """SPEC, section 3: 1e-5 for the language model and DINOv3, 1e-4 for new parts, with every weight in its group."""
+    training, chosen = deepvision_libero().training, deepvision_libero().training.optimizer
+    with torch.device("meta"):  # the names are the same at any size
+        policy = DeepVisionVLA(replace(deepvision_quickstart().policy, vocab_size=30))
+    optimizer = Optimizer(policy, training)
+    rates = {
+        id(parameter): chosen.lr * getattr(chosen.scale, group["name"])
+        for group in optimizer.adam.param_groups
+        for parameter in group["params"]
+    }
+    published = ("vision_tower.", "mixture.streams.vlm.", "mixture.streams.expert.own.")
+    for name, parameter in policy.named_parameters():
+        assert rates[id(parameter)] == pytest.approx(1e-5 if name.startswith(published) else 1e-4), name
+    assert policy_recipe("qdepth_libero").training.optimizer.scale == GroupScales(), "the paper has one rate for all"

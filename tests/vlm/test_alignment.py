@@ -56,6 +56,17 @@ def test_recall_counts_partners_among_the_nearest():
     assert found == {"rgb_to_depth@1": 0.5, "rgb_to_depth@2": 1.0, "depth_to_rgb@1": 0.5, "depth_to_rgb@2": 1.0}
 
 
+def test_recall_at_five_leaves_out_a_partner_of_rank_six():
+    """Five other depths are nearer to picture 6 than its own, which lies beside picture 7."""
+    rgb = torch.eye(8)
+    depth = rgb.clone()
+    depth[:5] += 0.5 * rgb[6]
+    depth[6] = rgb[7] + 0.1 * rgb[6]
+    assert retrieval_recall(rgb, depth) == {
+        "rgb_to_depth@1": 7 / 8, "rgb_to_depth@5": 7 / 8, "depth_to_rgb@1": 7 / 8, "depth_to_rgb@5": 1.0,
+    }  # fmt: skip
+
+
 def test_collapsed_features_find_nothing():
     alike = torch.ones(8, 3)
     assert set(retrieval_recall(alike, alike).values()) == {0.0}

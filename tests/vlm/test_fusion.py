@@ -52,7 +52,7 @@ def changed_rows(before, after):
     return (before != after).any(dim=-1).nonzero().flatten().tolist()
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("fusion", ["none", "adapter", "rgbd"])
 def test_without_depths_own_weights_a_model_is_vanilla(make, batch_of, fusion):
     """To the last bit where no sum has changed its order; concat and positional have no such state."""
     model, plain = make(fusion), make("none")
@@ -61,10 +61,8 @@ def test_without_depths_own_weights_a_model_is_vanilla(make, batch_of, fusion):
         ours, theirs = model(**batch).logits, vanilla(plain, plain_batch)
     if fusion in ("none", "adapter"):
         assert torch.equal(ours, theirs)
-    elif fusion == "rgbd":
-        assert torch.allclose(ours, theirs, atol=1e-5)
     else:
-        assert ours.shape != theirs.shape or not torch.allclose(ours, theirs, atol=1e-3)
+        assert torch.allclose(ours, theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize("fusion", ["adapter", "rgbd"])

@@ -127,14 +127,36 @@ def test_half_the_bits_keep_the_positions_whole(make, batch_of, tmp_path):
 @pytest.mark.parametrize("fusion", ["concat", "adapter", "positional", "rgbd"])
 def test_a_vlm_in_bf16_is_tuned_by_parts_in_fp32(base, views, fusion):
     model = start_depth_vlm(base, DepthVLMConfig(fusion=fusion, lora=LoRA(rank=2)), dtype=torch.bfloat16).train()
-    kernel = "vlm.model.visual.patch_embed."  # a part of the VLM itself
-    types = {name: p.dtype for name, p in model.depth_parameters().items() if not name.startswith(kernel)}
-    assert set(types.values()) == {torch.float32} and model.vlm.dtype == torch.bfloat16
+    assert {p.dtype for p in model.depth_parameters().values()} == {torch.float32}
+    assert model.vlm.get_input_embeddings().weight.dtype == torch.bfloat16
     image, depth = views[0]
     turns = [{"role": "user", "content": TEXTS[0]}, {"role": "assistant", "content": TEXTS[1]}]
     model(**model.processor([image], [turns], [depth])).loss.backward()
     gradients = [p.grad for p in model.parameters() if p.requires_grad]
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+
+
+def test_a_step_at_a_small_learning_rate_moves_every_weight_of_the_kernel(base, views):
+    """In bf16 it would be rounded away for most of them."""
+    model = start_depth_vlm(base, DepthVLMConfig(fusion="rgbd", lora=LoRA(rank=2)), dtype=torch.bfloat16).train()
+    image, depth = views[0]
+    turns = [{"role": "user", "content": TEXTS[0]}, {"role": "assistant", "content": TEXTS[1]}]
+    kernel = model.vlm.model.visual.patch_embed.proj.weight
+    before = kernel.detach().clone()
+    model(**model.processor([image], [turns], [depth])).loss.backward()
+    with_gradient = kernel.grad != 0
+    torch.optim.SGD([kernel], lr=1.0).zero_grad(set_to_none=False)
+    kernel.grad = with_gradient.float()  # AdamW's first step: the learning rate, whatever the gradient
+    torch.optim.SGD([kernel], lr=2e-5).step()
+    moved = (kernel != before) == with_gradient
+    assert with_gradient.float().mean() > 0.9 and moved.float().mean() > 0.99
+
+
+def test_merged_or_wholly_trained_models_are_saved_whole(base, tmp_path):
+    model = start_depth_vlm(base, DepthVLMConfig(fusion="positional", lora=LoRA(rank=2)))
+    with pytest.raises(UserError, match=r"no adapters .* save it whole"):
+        model.merge().save(tmp_path / "merged", adapters_only=True)
+    assert not (tmp_path / "merged").exists()
 
 
 def test_bad_folders_are_told_in_one_sentence(make, tmp_path, base):

@@ -129,6 +129,23 @@ def test_folders_that_are_none(tmp_path):
         read_pairs(tmp_path)
 
 
+def test_two_pictures_of_one_name_are_told(tmp_path):
+    for folder, name in (("depth", "a.png"), ("images", "a.jpg"), ("images", "a.png")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        Image.new("L", (4, 4), 9).save(tmp_path / folder / name)
+    with pytest.raises(UserError, match=r"images/a.jpg and a.png have one name"):
+        read_pairs(tmp_path)
+
+
+def test_frames_of_an_episode_are_not_parted(tmp_path):
+    pairs = [module.Pair(f"{number // 5:06d}-{number % 5:04d}", tmp_path, tmp_path) for number in range(20)]
+    learn, test = held_out(pairs, 0.25)
+    assert len(test) == 5 and len(learn) == 15
+    assert not {pair.scene for pair in learn} & {pair.scene for pair in test}
+    with pytest.raises(UserError, match="the 5 pairs show 1 scenes: none can be held out"):
+        held_out(pairs[:5], 0.25)
+
+
 def test_pairs_held_out_are_none_to_learn_from(tmp_path):
     pairs = [module.Pair(str(number), tmp_path, tmp_path) for number in range(20)]
     learn, test = held_out(pairs, 0.25)

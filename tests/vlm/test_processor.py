@@ -92,6 +92,42 @@ def test_unknown_depth_is_zero_and_relative_depth_is_scaled():
     assert relative.values.min() > 0 and relative.values.max() == 1
 
 
+def test_relative_depth_in_whole_numbers_comes_back_as_it_was_stored(tmp_path):
+    """What `fathom vlm pairs` writes: 65535 is nearest, 0 is not known; nothing is cut off a second time."""
+    stored = read_depth(GOOD * 700 - 50, "relative_inverse")
+    written = np.rint(stored.values[0] * 65535).astype(np.uint16)
+    written[0, :3] = 0
+    Image.fromarray(written).save(tmp_path / "depth.png")
+    found = read_depth(tmp_path / "depth.png", "relative_inverse")
+    assert np.array_equal(found.valid[0], written > 0) and not found.values[0, 0, :3].any()
+    assert np.allclose(found.values[0], written / 65535, rtol=1e-6)
+    again = read_depth(found, "relative_inverse")
+    assert np.array_equal(again.values, found.values)
+    with pytest.raises(UserError, match="same everywhere"):
+        read_depth(np.full((4, 4), 9, np.uint16), "relative_inverse")
+    with pytest.raises(UserError, match="no pixel has a known depth"):
+        read_depth(np.zeros((4, 4), np.uint16), "relative_inverse")
+
+
+def damaged_png(path):
+    """A picture of several chunks of data, of which the last has a broken head."""
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (160, 160, 3), dtype=np.uint8)).save(path)
+    content = bytearray(path.read_bytes())
+    place = content.rindex(b"IDAT")
+    content[place : place + 4] = b"\x00\xff\x01\x02"
+    path.write_bytes(bytes(content))
+    return path
+
+
+def test_a_picture_that_is_damaged_further_on_is_named(tmp_path):
+    path = damaged_png(tmp_path / "late.png")
+    with pytest.raises(UserError, match=r"late\.png cannot be read as a picture"):
+        read_image(path)
+    with pytest.raises(UserError, match=r"late\.png cannot be read as a depth map"):
+        read_depth(path, "metric")
+
+
 @pytest.mark.parametrize(
     "depth, options, told",
     [
@@ -117,11 +153,13 @@ def test_bad_depth_is_one_sentence(make, depth, options, told):
 def test_bad_files_are_named(tmp_path):
     Image.new("RGB", (48, 24), "red").save(tmp_path / "heat.png")
     Image.new("L", (48, 24), 7).save(tmp_path / "grey.png")
+    Image.new("P", (48, 24), 7).save(tmp_path / "palette.png")
     (tmp_path / "broken.png").write_bytes(b"no picture")
     (tmp_path / "broken.npy").write_bytes(b"no array")
-    for name, told in (("heat", "3 channels"), ("grey", "8 bits"), ("broken", "cannot be read as a depth map")):
-        with pytest.raises(UserError, match=rf"{name}\.png.*{told}"):
-            read_depth(tmp_path / f"{name}.png", "metric")
+    for name, told in (("heat", "3 channels"), ("grey", "8 bits"), ("palette", "palette"), ("broken", "cannot be")):
+        for kind in ("metric", "relative_inverse"):
+            with pytest.raises(UserError, match=rf"{name}\.png.*{told}"):
+                read_depth(tmp_path / f"{name}.png", kind)
     with pytest.raises(UserError, match=r"broken\.npy"):
         read_depth(tmp_path / "broken.npy", "metric")
     with pytest.raises(UserError, match=r"broken\.png cannot be read as a picture"):

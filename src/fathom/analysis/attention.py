@@ -8,7 +8,8 @@ from fathom.analysis.sight import ACTION, Grid, Sight
 from fathom.mixture import Pass
 
 QUERIES = (ACTION, "instruction")
-"""Whose attention is measured."""
+"""Whose attention is measured. The instruction is every token of the text that is no padding: its words, and what the
+text tokenizer puts around them (of Qwen's chat the end of the turn and the beginning of the answer)."""
 
 Maps = Float[Tensor, "batch layers tokens"]
 """A value for each token of a grid in each layer; NaN in layers where the grid takes no part."""

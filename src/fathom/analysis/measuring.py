@@ -125,9 +125,7 @@ class Measuring:
     ) -> Iterator[tuple[tuple[Where, float, Method, int], Removal]]:
         """Every point of the sensitivity curves, and what removes its tokens."""
         seeds = [self.seed * 1_000_003 + number for number in index.tolist()]
-        drawn = {name: draw_tokens(tokens, self.rates, seeds) for name, tokens in region.items()}
-        for where, rate in next(iter(drawn.values())):
-            tokens = {name: choices[where, rate] for name, choices in drawn.items()}
+        for (where, rate), tokens in draw_tokens(region, self.rates, seeds).items():
             for method in METHODS:
                 for layer in self.layers:
                     yield (where, rate, method, layer), Removal(self.sight, tokens, layer, method)

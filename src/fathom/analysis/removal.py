@@ -1,10 +1,12 @@
 """Taking tokens of the picture out of a policy, from a layer on."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fathom.analysis.sight import Grid, Sight
@@ -12,7 +14,7 @@ from fathom.mixture import Pass
 
 Method = Literal["zero", "mean", "knockout"]
 METHODS: tuple[Method, ...] = get_args(Method)
-"""``zero``: the tokens are zeros; ``mean``: each is the mean of those tokens of the picture that stay; ``knockout``:
+"""``zero``: the tokens are zeros; ``mean``: each is the mean of those tokens of its own grid that stay; ``knockout``:
 nobody reads them."""
 
 Where = Literal["region", "control"]
@@ -63,29 +65,58 @@ class Removal:
         return (hidden * counts).sum(1, keepdim=True) / counts.sum(1, keepdim=True).clamp(min=1)
 
 
-def draw_tokens(region: Tokens, rates: Sequence[float], seeds: Sequence[int]) -> dict[tuple[Where, float], Tokens]:
-    """A share of each row's region, and as many tokens elsewhere.
+def draw_tokens(
+    regions: Mapping[str, Tokens], rates: Sequence[float], seeds: Sequence[int]
+) -> dict[tuple[Where, float], dict[str, Tokens]]:
+    """A share of each row's region, and as many tokens elsewhere, in every grid.
 
-    A larger share holds the smaller ones; at least one token is taken. Each row is drawn with a seed of its own, so
-    that grids of one size lose the same places.
+    The places are drawn on the coarsest grid, and the tokens of a finer one go with the coarse token in whose place
+    they lie: what one grid loses, no other shows. A larger share holds the smaller ones; at least one token is taken.
+    Each row is drawn with a seed of its own.
+
+    Args:
+        regions: for each grid by its name, all of the same picture.
 
     Raises:
         ValueError: a region covers more than half of the tokens, so that there is no control of its size.
     """
-    if bool((2 * region.sum(1) > region.shape[1]).any()):
+    if any(bool((2 * region.sum(1) > region.shape[1]).any()) for region in regions.values()):
         raise ValueError("a region covers more than half of the tokens")
-    scores = torch.stack(
-        [torch.rand(region.shape[1], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    ).to(region.device)
-    drawn: dict[tuple[Where, float], Tokens] = {}
-    for rate in rates:
-        counts = (rate * region.sum(1)).round().long().clamp(min=1)
-        drawn["region", rate] = _first(scores, region, counts)
-        drawn["control", rate] = _first(scores, ~region, counts)
+    coarsest = min(regions.values(), key=lambda region: region.shape[1])
+    places = _random(coarsest, seeds)
+    drawn: dict[tuple[Where, float], dict[str, Tokens]] = {}
+    for where in get_args(Where):
+        inside = where == "region"
+        ranks = _ranks(places + (coarsest != inside))  # behind all others where the coarsest grid takes none
+        for rate in rates:
+            drawn[where, rate] = {
+                name: _first(_finer(ranks, region, seeds), region == inside, _count(region, rate))
+                for name, region in regions.items()
+            }
     return drawn
 
 
-def _first(scores: Float[Tensor, "batch tokens"], among: Tokens, counts: Tensor) -> Tokens:
+def _count(region: Tokens, rate: float) -> Int[Tensor, " batch"]:
+    return (rate * region.sum(1)).round().long().clamp(min=1)
+
+
+def _finer(ranks: Int[Tensor, "batch coarse"], region: Tokens, seeds: Sequence[int]) -> Float[Tensor, "batch tokens"]:
+    """For each token of a grid the rank of the coarse token in whose place it lies; at random among those of one."""
+    coarse, side = math.isqrt(ranks.shape[1]), math.isqrt(region.shape[1])
+    squares = ranks.float().unflatten(1, (1, coarse, coarse))
+    return F.interpolate(squares, (side, side), mode="nearest-exact").flatten(1) + _random(region, seeds)
+
+
+def _random(like: Tokens, seeds: Sequence[int]) -> Float[Tensor, "batch tokens"]:
+    """A number in [0, 1) for each token, of each row from its own seed."""
+    rows = [torch.rand(like.shape[1], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(rows).to(like.device)
+
+
+def _first(scores: Float[Tensor, "batch tokens"], among: Tokens, counts: Int[Tensor, " batch"]) -> Tokens:
     """The so many tokens of each row with the smallest scores."""
-    ranks = scores.masked_fill(~among, float("inf")).argsort(1).argsort(1)
-    return among & (ranks < counts[:, None])
+    return among & (_ranks(scores.masked_fill(~among, float("inf"))) < counts[:, None])
+
+
+def _ranks(scores: Float[Tensor, "batch tokens"]) -> Int[Tensor, "batch tokens"]:
+    return scores.argsort(1).argsort(1)

@@ -46,6 +46,8 @@ class PolicyGrounding:
         layers: how many carry the actions.
         sides: of its grids of tokens, by name.
         area: the share of each grid that the region has, mean over frames: what an attention to anything would give.
+            It is of the whole grid, also where a vision expert is pruned: what the pruning keeps of the region can lift
+            or lower the share by itself.
         attention: by query, grid and measure.
         gradcam: by grid and measure.
         error: mean distance of the untouched policy's actions from the dataset's, in normalised units.

@@ -11,7 +11,7 @@ from torch import Tensor
 from fathom.errors import UserError
 from fathom.mixture import AlignedStream, Mixture, Pass
 from fathom.policies import Policy
-from fathom.policies.deepvision_vla import DeepVisionVLA
+from fathom.policies.deepvision_vla import DeepVisionVLA, DeepVisionVLAConfig
 from fathom.policies.qdepth_vla import QDepthVLA
 
 CAMERA = "main"
@@ -141,10 +141,18 @@ def _of_deepvision(policy: DeepVisionVLA) -> Sight:
     if config.coupling:
         prefix = cast(AlignedStream, policy.mixture.streams["expert"]).own.prefix_tokens
         grids.append(Grid("expert", f"expert_{CAMERA}", prefix, config.coupling.grid))
-    title = "DeepVision-VLA" if config.expert else "QwenVLA-OFT"
-    if config.depth:
-        title += " with depth"
-    return Sight(policy, title, tuple(grids), ("prompt", layout.instruction), lambda inputs, _: policy.chunk(inputs))
+    text = ("prompt", layout.instruction)
+    return Sight(policy, _title(config), tuple(grids), text, lambda inputs, _: policy.chunk(inputs))
+
+
+def _title(config: DeepVisionVLAConfig) -> str:
+    """The paper's names, with what differs from them."""
+    expert, coupling = config.expert, config.coupling
+    differing = [f"{expert.fusion} fusion"] if expert and not coupling else []
+    differing += ["SigLIP"] if expert and expert.encoder == "siglip" else []
+    differing += ["depth"] if config.depth else []
+    name = "DeepVision-VLA" if coupling else "QwenVLA-OFT"
+    return f"{name} with {' and '.join(differing)}" if differing else name
 
 
 def _alike(index: Tensor, values: Tensor) -> Tensor:

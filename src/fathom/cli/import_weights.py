@@ -166,10 +166,23 @@ class ImportQwen3VL:
     """The folder to write."""
 
     vision: str | None = None
-    """A folder of transformers' DINOv3ViTModel, or a hub id; without it the start is the baseline, QwenVLA-OFT."""
+    """A folder of transformers' DINOv3ViTModel, or a hub id; without it the start is the baseline, QwenVLA-OFT, to be
+    trained with `--policy.expert none`: else its vision expert begins at random."""
+
+    fusion: Literal["mot", "early", "aligned"] = "mot"
+    """How the vision expert reaches the language model; `mot` is the paper's shared attention."""
 
     coupled: int = 16
     """Layers of the vision expert that meet as many of the language model's last ones."""
+
+    which: Literal["last", "uniform", "first"] = "last"
+    """Which of its layers these are."""
+
+    kv_heads: int | None = None
+    """Key heads that its keys are mapped to: as many as the language model has key heads (the default), or heads."""
+
+    bias: float = -10.0
+    """First value of the number that is added to the language model's logits for the expert's tokens, and learned."""
 
     image_size: int = 256
     """Side of the picture that the language model's own tower sees, in pixels."""
@@ -204,8 +217,14 @@ class ImportQwen3VL:
         from fathom.policies.weights import import_qwen3_vl
 
         try:
-            # Which tokens are pruned is a choice of the training's recipe.
-            expert = ExpertConfig(coupled=self.coupled, image_size=self.expert_image_size, pruning=None)
+            expert = ExpertConfig(
+                fusion=self.fusion,
+                coupled=self.coupled,
+                which=self.which,
+                bias=self.bias,
+                image_size=self.expert_image_size,
+                pruning=None,  # a choice of the training's recipe
+            )
             config = DeepVisionVLAConfig(
                 state_dim=self.state_dim,
                 action_dim=self.action_dim,
@@ -218,7 +237,10 @@ class ImportQwen3VL:
             )
         except ValueError as error:
             raise UserError(str(error)) from None
-        _tell(self.out, import_qwen3_vl(self.source, self.vision, self.out, config, seed=self.seed))
+        done = import_qwen3_vl(self.source, self.vision, self.out, config, kv_heads=self.kv_heads, seed=self.seed)
+        _tell(self.out, done)
+        if self.vision is None:
+            print("it has no vision expert: train it with --policy.expert none, or one begins at random")
 
 
 def _tell(out: Path, done: "Imported") -> None:

@@ -40,16 +40,12 @@ class VlmAlign:
         return align_recipe(name)
 
     def run(self) -> None:
-        from fathom.training.alignment import align
-        from fathom.training.device import pick_device
-        from fathom.vlm.config import DepthVLMConfig
+        from fathom.training.alignment import align, start_aligning
         from fathom.vlm.pairs import held_out, read_pairs
-        from fathom.vlm.saving import start_depth_vlm
 
         recipe = with_settings(self.recipe_called(self.recipe), self.settings, "fathom vlm align")
         pairs, kind = read_pairs(self.pairs)
         learn, test = held_out(pairs, recipe.held_out, recipe.training.seed)
-        config = DepthVLMConfig(fusion=self.fusion, depth_kind=kind)
-        model = start_depth_vlm(self.model, config).to(pick_device())
+        model = start_aligning(self.model, self.fusion, kind, recipe)
         for name, value in align(model, learn, test, recipe, self.out).items():
             print(f"{name} {value:.1%} of {len(test)} pairs held out")

@@ -46,7 +46,7 @@ class VlmFinetune:
         return finetune_recipe(name)
 
     def run(self) -> None:
-        from fathom.training.finetune import finetune, start_for
+        from fathom.training.finetune import finetune, is_first, start_for
         from fathom.vlm.conversations import read_conversations
 
         recipe = with_settings(self.recipe_called(self.recipe), self.settings, "fathom vlm finetune")
@@ -54,6 +54,6 @@ class VlmFinetune:
         start = start_for(self.model, recipe, self.aligned, conversations)
         made_from = {"model": self.model, "file": str(self.conversations), "aligned": str(self.aligned)}
         model = finetune(start, conversations, recipe, self.out, made_from=made_from)
-        if self.merge:
+        if self.merge and is_first():
             model.merge().save(self.out / "merged")
         print(f"the model: {self.out / 'merged' if self.merge else self.out}")

@@ -56,6 +56,15 @@ class VlmEval:
     out: Path
     """Where predictions.jsonl goes; an interrupted evaluation continues there."""
 
+    estimator: str | None = None
+    """Where the benchmark brings no depth, what estimates it: `transformers` and others, as for `fathom annotate`."""
+
+    weights: str | None = None
+    """The estimator's: a file, folder or hub id."""
+
+    max_new_tokens: int = 512
+    """How long an answer may be; models that think aloud need hundreds."""
+
     mode: Mode = "fixed"
     """`official`: as the released script counts, errors included; `fixed`: without them."""
 
@@ -66,24 +75,10 @@ class VlmEval:
     """How many of the questions that lost points are listed."""
 
     def run(self) -> None:
-        from fathom.errors import UserError
-        from fathom.files import write_json
-        from fathom.training.device import pick_device
-        from fathom.vlm.saving import load_depth_vlm
-        from fathom.vlm.scoring import score_file
-        from fathom.vlm.scoring.answering import answer_questions
-        from fathom.vlm.scoring.questions import read_questions
+        from fathom.recipes.vlm_benchmark import BenchmarkRun, evaluate_on_benchmark
 
-        questions = read_questions(self.benchmark, self.path)
-        begun, settings = self.out / "settings.json", {"model": self.model, "benchmark": self.benchmark}
-        if begun.exists() and json.loads(begun.read_text()) != settings:
-            raise UserError(
-                f"{begun}: another evaluation was begun here; repeat its arguments, or choose another --out."
-            )
-        model = load_depth_vlm(self.model, device=pick_device())
-        write_json(begun, settings)
-        answer_questions(model, questions, self.out / "predictions.jsonl")
-        result = score_file(self.out / "predictions.jsonl", self.benchmark, self.mode)
+        asked = BenchmarkRun(self.model, self.benchmark, self.estimator, self.weights, self.max_new_tokens)
+        result = evaluate_on_benchmark(asked, self.path, self.out, self.mode)
         show(result, as_json=self.json, failures=self.failures)
 
 

@@ -1,4 +1,4 @@
-"""The one way in which pictures are made smaller, in training and in acting."""
+"""The one way in which pictures are resized, in training and in acting."""
 
 import torch
 from jaxtyping import Float, UInt8
@@ -17,3 +17,9 @@ def resize(
         small = F.interpolate(pictures.float(), (size, size), mode="bilinear", antialias=True)
         return small.round().clamp(0, 255).to(torch.uint8)
     return F.interpolate(pictures, (size, size), mode="bilinear", antialias=True)
+
+
+def unit_picture(picture: Tensor, size: int) -> Float[Tensor, "batch channels {size} {size}"]:
+    """Pictures, uint8 or of floats in [0, 1], as size × size in [0, 1]."""
+    small = resize(picture, size)
+    return small.float() / 255 if small.dtype == torch.uint8 else small.float()

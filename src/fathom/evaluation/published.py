@@ -1,6 +1,7 @@
-"""What the paper prints: its tables of success rates, to stand beside ours.
+"""What the papers print: their success rates, to stand beside ours.
 
-Source: QDepth-VLA, arXiv 2510.14836, section 4. Rates are in percent, as printed; the paper gives no intervals.
+Sources: QDepth-VLA, arXiv 2510.14836, section 4, for the tables; DeepVision-VLA, arXiv 2603.15618, for its ablations.
+Rates are in percent, as printed; neither paper gives intervals.
 """
 
 from collections.abc import Mapping
@@ -141,8 +142,12 @@ DEEPVISION_ABLATIONS = {
     "encoder=siglip": 77.0,
     "guide=cls": 65.5,
     "guide=instruction": 84.0,
+    "first_layer=4+last_layer=4": 85.0,
+    "first_layer=8+last_layer=8": 69.0,
+    "first_layer=12+last_layer=12": 82.5,
+    "first_layer=16+last_layer=16": 87.5,
 }
-"""DeepVision-VLA's (arXiv 2603.15618) success on RLBench, by the field that differs from its full policy."""
+"""DeepVision-VLA's (arXiv 2603.15618) success on RLBench, by the fields that differ from its full policy."""
 
 _WORDS = {
     "carrot on plate": "carrot",
@@ -192,16 +197,17 @@ def beside(result: Result) -> Table | None:
 def ablation_of(changes: Mapping[str, str], kind: str = "qdepth_vla") -> float | None:
     """The paper's average for a variant, by the fields of the recipe that it changes and their values.
 
-    Only a change that the paper tried alone has one; no change at all is its full policy.
+    Only what the paper tried has one; no change at all is its full policy.
 
     Args:
         kind: of the policy, which says whose paper.
     """
     averages = DEEPVISION_ABLATIONS if kind == "deepvision_vla" else ABLATIONS.average
-    if len(changes) > 1:
-        return None
-    name = "".join(f"{path.rsplit('.', 1)[-1]}={_plain(value)}" for path, value in changes.items())
-    return averages.get(name or "full")
+    made = {path.rsplit(".", 1)[-1]: _plain(value) for path, value in changes.items()}
+    if made.get("guide") == "cls":
+        made.pop("first_layer", None)  # it is then counted in the vision expert, so it has to differ from the paper's 4
+    wanted = {f"{name}={value}" for name, value in made.items()} or {"full"}
+    return next((rate for name, rate in averages.items() if set(name.split("+")) == wanted), None)
 
 
 def _plain(value: str) -> str:

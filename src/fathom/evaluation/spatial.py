@@ -1,6 +1,5 @@
 """Comparing models that answered the same spatial questions."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from jaxtyping import Float
 
 from fathom.evaluation.statistics import Rate
 from fathom.vlm.scoring import Score, score_file
+from fathom.vlm.scoring.lines import read_lines
 
 _RESAMPLES = 2000
 
@@ -36,12 +36,10 @@ class Answers:
 
     @classmethod
     def read(cls, predictions: Path, arm: str, seed: int, share: float = 1.0) -> "Answers":
-        """From a file of answers to MSMU-like questions; an ``id`` is the scene's, a dash, and a number."""
-        said = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines()]
+        """From a file of answers to questions that Fathom made, whose lines name their ``scene``."""
+        said = [line.fields for line in read_lines(predictions)]
         score = score_file(predictions, "msmu", "fixed")
-        scenes = {
-            name: [line["id"].rpartition("-")[0] for line in said if line["type"] == name] for name in score.trials
-        }
+        scenes = {name: [line["scene"] for line in said if line["type"] == name] for name in score.trials}
         return cls(arm, seed, share, score, scenes, said)
 
 

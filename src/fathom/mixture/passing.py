@@ -121,8 +121,11 @@ class Pass:
     def _change(self, change: Callable[[Block], Block], blocks: Collection[str]) -> None:
         for name in {self._mixture.stream_of[block] for block in blocks}:
             run = self._runs[name]
-            now = [block.with_hidden(run.pieces()[block.name]) for block in run.blocks]
-            self._runs[name] = _Run(run.stream, [change(block) for block in now])
+            pieces = run.pieces()
+            now = [block.with_hidden(pieces[block.name]) for block in run.blocks]
+            changed = [change(block) for block in now]
+            moved = any(new.positions is not old.positions for new, old in zip(changed, now, strict=True))
+            self._runs[name] = _Run(run.stream, changed, None if moved else run.positions)
 
     # ------------------------------------------------------------------------------------------ one joint step
 
@@ -200,16 +203,18 @@ class Watcher(Protocol):
 
 @dataclass
 class _Run:
-    """The tokens of one stream on their way through the layers."""
+    """The tokens of one stream on their way through the layers; positions are encoded once."""
 
     stream: Stream
     blocks: Sequence[Block]
+    positions: object = None
 
     def __post_init__(self) -> None:
         self.names = [block.name for block in self.blocks]
         self.hidden = torch.cat([block.hidden for block in self.blocks], 1)
-        positions = torch.cat([block.positions for block in self.blocks], 1)
-        self.positions = self.stream.encode_positions(self.hidden, positions)
+        if self.positions is None:
+            positions = torch.cat([block.positions for block in self.blocks], 1)
+            self.positions = self.stream.encode_positions(self.hidden, positions)
 
     @property
     def input(self) -> tuple[Tensor, object]:

@@ -42,7 +42,8 @@ class Stream(Protocol):
     def encode_positions(
         self, hidden: Float[Tensor, "batch tokens width"], positions: Num[Tensor, "batch tokens *axes"]
     ) -> Any:
-        """What the layers need to know of the positions (the rotary table, say); computed once per pass."""
+        """What the layers need to know of the positions (the rotary table, say); computed once per pass, and again
+        where only some tokens are kept."""
         ...
 
     def norm(self, hidden: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:

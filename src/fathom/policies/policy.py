@@ -1,7 +1,7 @@
 """What a policy is, and the folder it lives in."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -44,6 +44,8 @@ class PolicyConfig(Protocol):
     def depth(self) -> DepthConfig | None: ...
     @property
     def image_size(self) -> int: ...
+    @property
+    def stored_size(self) -> int | None: ...
     @property
     def tokens(self) -> dict[str, int]: ...
 
@@ -120,6 +122,18 @@ class Policy(nn.Module, ModelHubMixin, ABC):
     def text_tokenizer_type(cls, config: Any) -> type[TextTokenizer]:
         """What the instructions of a policy of this configuration are read with."""
         return TextTokenizer
+
+    @classmethod
+    def check_training(cls, config: Any, pictures: Mapping[str, tuple[int, int]], start: Any | None) -> None:
+        """Refuse a training of this configuration from which nothing good could come, before anything is begun.
+
+        Args:
+            pictures: height and width of each camera's pictures.
+            start: the configuration of what the training starts from; ``None`` from scratch.
+
+        Raises:
+            UserError: the pictures or the start are not what this policy needs.
+        """
 
     # ----------------------------------------------------------------------------------------- what all have alike
 
@@ -206,11 +220,14 @@ class Policy(nn.Module, ModelHubMixin, ABC):
         policy.provenance = Provenance.load(folder)
         return policy.eval()
 
-    def start_from(self, folder: Path, config: Any) -> None:
+    def start_from(self, folder: Path, config: Any) -> list[str]:
         """Take over the weights of a policy or an imported checkpoint; an expert that is not there stays fresh.
 
         Args:
             config: that of the folder.
+
+        Returns:
+            the modules that stay fresh.
 
         Where this policy has more numbers of state or action, the weights of those begin at zero.
 
@@ -227,6 +244,8 @@ class Policy(nn.Module, ModelHubMixin, ABC):
             put_in_corner(self.get_parameter(name), path, name)
         if self.depth_head and self.depth_tokenizer:
             self.depth_head.target.attach(self.depth_tokenizer)
+        own = [name for name, _ in self.named_parameters()]
+        return sorted(module for module in {*fresh} if any(name.startswith(f"{module}.") for name in own))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **download: Any) -> Self:  # type: ignore[override]

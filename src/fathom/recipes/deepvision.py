@@ -1,6 +1,7 @@
 """DeepVision-VLA (arXiv 2603.15618): at its full size, from scratch on Meta-World, and at the quickstart's.
 
-The paper gives neither learning rate nor batch size: these are our choice. Its baseline is the same with
+The paper gives neither learning rate nor batch size: these are our choice. From imported weights, what was trained
+before (Qwen3-VL, DINOv3) learns at a tenth of the rate of what is new. The paper's baseline is the same with
 `--policy.expert none`; its other ways of fusion, guides and choices of layers are fields of `--policy.expert`.
 """
 
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from fathom.policies.deepvision_vla import DeepVisionVLAConfig, ExpertConfig, PruningConfig, TowerConfig
 from fathom.policies.qdepth_vla import DepthConfig
-from fathom.training.config import OptimizerConfig, TrainingConfig
+from fathom.training.config import GroupScales, OptimizerConfig, TrainingConfig
 from fathom.training.policy import PolicyRecipe
 
 
@@ -35,7 +36,9 @@ def deepvision_libero() -> DeepVisionRecipe:
             in_memory=False,
             workers=8,
             checkpoint_every=500,
-            optimizer=OptimizerConfig(lr=1e-5, warmup_steps=200, cycle_steps=100_000),
+            optimizer=OptimizerConfig(
+                lr=1e-4, warmup_steps=200, cycle_steps=100_000, scale=GroupScales(vlm=0.1, vision=0.1)
+            ),
         ),
         depth_weight=0.0,
     )

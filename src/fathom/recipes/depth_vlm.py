@@ -13,6 +13,9 @@ from fathom.vlm.config import DepthVLMConfig, Fusion, LoRA
 from fathom.vlm.small import SmallSize
 from fathom.vlm.tabletop import TabletopRecipe
 
+_TABLE = LogRange(near=0.3, far=20.0)
+"""What is seen of the quickstart's tables."""
+
 FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
 
 
@@ -73,9 +76,9 @@ def spatial_quickstart() -> SpatialQuickstart:
         scenes=TabletopRecipe(train=4000, test=100),
         size=SmallSize(width=96, layers=3, vision_width=64, vision_layers=3, patch=8, image=64),
         fusion="concat",
-        depth_range=LogRange(near=0.3, far=20.0),
+        depth_range=_TABLE,
         base=_tuning(epochs=1.5),
-        align=AlignRecipe(level="patch", held_out=0.05, training=_aligning(steps=300)),
+        align=AlignRecipe(level="patch", held_out=0.05, depth_range=_TABLE, training=_aligning(steps=300)),
         training=_tuning(epochs=1.5),
     )
 

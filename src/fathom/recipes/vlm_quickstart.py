@@ -44,12 +44,12 @@ class _Run:
     share: float
 
     def conversations(self) -> list[Conversation]:
-        """Those about this run's share of the pictures."""
+        """Those about this run's share of the scenes."""
         found = read_conversations(self.questions / "train.jsonl")
-        images = sorted({one.image for one in found})
-        order = np.random.default_rng(0).permutation(len(images))
-        kept = {images[place] for place in order[: max(4, round(self.share * len(images)))]}
-        return [one for one in found if one.image in kept]
+        scenes = sorted({one.scene for one in found})
+        order = np.random.default_rng(0).permutation(len(scenes))
+        kept = {scenes[place] for place in order[: max(4, round(self.share * len(scenes)))]}
+        return [one for one in found if one.scene in kept]
 
     def texts(self) -> list[str]:
         """All words that there are to learn, whatever the share."""
@@ -96,6 +96,7 @@ def run_vlm_quickstart(
     if questions is None:
         questions = folder / "questions"
         write_tabletop_questions(recipe.scenes, questions)
+    read_made_questions(questions / "test.jsonl")  # bad ones are told before anything is trained
     answers = []
     for share in sorted(set(shares), reverse=True):
         for seed in SEEDS if compare_all else SEEDS[:1]:

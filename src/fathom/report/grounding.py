@@ -21,8 +21,9 @@ _GRIDS = {
 _ATTENTION = (
     "An attention is averaged over the tokens that ask and over the heads (of a flow also over its steps). Mass: how "
     "much of it falls on the picture. Share: how much of that falls on the region; the thin line is what it would be "
-    "if every token were read alike. Entropy: 0 where a single token is read, 1 where all are read alike. Pointing: "
-    "in how many frames the token that is read most lies in the region. Bands are 95 % intervals."
+    "if every token were read alike, those too that a pruned vision expert has dropped. Entropy: 0 where a single "
+    "token is read, 1 where all are read alike. Pointing: in how many frames the token that is read most lies in the "
+    "region. Bands are 95 % intervals."
 )
 _HEAT = (
     "Grad-CAM: where in the picture lies what the chunk is made of, in what each layer reads (the score is half the "
@@ -33,8 +34,8 @@ _SENSITIVITY = (
     " move from those of the untouched policy. Below: by how much their distance from the recorded actions grows. "
     "Both in normalised units, where [-1, 1] is what the robot does. Dashed: as many tokens elsewhere in the picture."
     " What earlier layers read stays read, so a curve falls where the actions have taken what they need. Noise is the"
-    " same throughout. Zero: the tokens are zeros. Mean: each is the mean of the image tokens that stay. Knock-out: "
-    "nobody reads them. Bands, of the largest share alone, are 95 % intervals."
+    " same throughout. Zero: the tokens are zeros. Mean: each is the mean of the tokens of its own grid that stay. "
+    "Knock-out: nobody reads them. Bands, of the largest share alone, are 95 % intervals."
 )
 
 
@@ -74,22 +75,24 @@ def _summary(found: Grounding) -> str:
                 _pointing(policy),
             ]
         )
-    head = ["", "action error", "moved without the region", "moved without as much elsewhere", "points at the region"]
+    share = f"{100 * max(found.settings['rates']):g} %"
+    part = "the region" if share == "100 %" else f"{share} of the region"
+    head = ["", "action error", f"moved without {part}", "moved without as much elsewhere", "points at the region"]
     where = f"{len(found.frames)} frames of {found.episodes} {_episodes(found)}, the region: {', '.join(found.regions)}"
     told = (
         "Action error: mean distance of the chunk from the recorded one. Moved: how far the chunk goes when nobody "
-        f"reads any token of the region from layer {_first_layer(found)} on, or as many elsewhere. Points: the layer "
-        "in which the actions' attention on the image tokens points at the region most often. Intervals are 95 %, by a "
-        "bootstrap over episodes."
+        f"reads {share} of the region's tokens from layer {_first_layer(found)} on, or as many elsewhere. Points: the "
+        "layer in which the actions' attention on the image tokens points at the region most often. Intervals are "
+        "95 %, by a bootstrap over episodes."
     )
     return section(where[0].upper() + where[1:], table(head, rows, "short"), paragraph(told, "note"))
 
 
 def _attention(found: Grounding, query: str) -> str:
-    told = paragraph(_ATTENTION) if query == "action" else ""
-    return section(
-        QUERY_TITLES[query], told, f'<div class="wide">{to_svg(attention_figure(found.policies, query))}</div>'
-    )
+    title, told = QUERY_TITLES[query], paragraph(_ATTENTION) if query == "action" else ""
+    if not any(policy.attention.get(query) for policy in found.policies):
+        return section(title, paragraph(f"In {_these(found)} it reads no tokens of the picture.", "note"))
+    return section(title, told, f'<div class="wide">{to_svg(attention_figure(found.policies, query))}</div>')
 
 
 def _heat(found: Grounding) -> str:
@@ -190,7 +193,7 @@ def _made(found: Grounding) -> str:
 
 
 def _worst(policy: PolicyGrounding, where: str) -> Rate:
-    """The change without any token of the region, or as many elsewhere, that is read from the first layer on."""
+    """The change where the largest share of the region, or as much elsewhere, is gone from the first layer on."""
     return next(
         point.change
         for point in sorted(policy.removed, key=lambda point: (-point.rate, point.layer))
@@ -217,6 +220,10 @@ def _cell(rate: Rate | None, digits: int) -> str:
     if rate is None:
         return ""
     return f"{rate.value:.{digits}f}<br><small>{rate.low:.{digits}f}–{rate.high:.{digits}f}</small>"
+
+
+def _these(found: Grounding) -> str:
+    return "this policy" if len(found.policies) == 1 else "these policies"
 
 
 def _episodes(found: Grounding) -> str:

@@ -41,7 +41,7 @@ def attention_figure(policies: Sequence[PolicyGrounding], query: str) -> Figure:
         panels = figure.subplots(2, 2, sharex=True)
         for axes, (measure, title) in zip(panels.flat, _MEASURES.items(), strict=True):
             for place, policy in enumerate(policies):
-                for grid, found in policy.attention[query].items():
+                for grid, found in policy.attention.get(query, {}).items():
                     colour = COLOURS[POLICY_COLOURS[place % len(POLICY_COLOURS)]]
                     _line(axes, found[measure], colour, _LINES[grid], _name(policy, policies, grid))
                     if measure == "share":

@@ -17,6 +17,7 @@ from fathom.evaluation.statistics import Rate
 from fathom.files import write_file
 from fathom.report.figures import COLOURS, Line, curves, style, to_svg
 from fathom.report.html import data_uri, page, paragraph, section, table, text
+from fathom.vlm.scoring.lines import read_lines
 
 _COLOUR = {"none": "quiet", "concat": "blue", "positional": "orange", "adapter": "purple", "rgbd": "green"}
 _HOW = (
@@ -101,7 +102,7 @@ def _alignment(folder: Path) -> str:
 
 def _examples(answers: Sequence[Answers], questions: Path, count: int = 8) -> list[str]:
     """Questions about different scenes: picture, depth, the truth, and what each arm said."""
-    lines = [json.loads(line) for line in (questions / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [line.fields for line in read_lines(questions / "test.jsonl")]
     places: dict[str, int] = {}
     for place, line in enumerate(lines):
         if line["image"] not in places and line["type"] == _wanted(len(places), lines):

@@ -4,12 +4,8 @@ This runs in worker processes, perhaps those of another Python.
 """
 
 from math import asin, degrees
-from typing import TYPE_CHECKING
 
 from fathom.simulation.demonstrations import Style
-
-if TYPE_CHECKING:
-    from fathom.simulation.rendering import Camera
 
 
 def main_view(suite: str, task: str, style: Style) -> dict[str, float] | None:
@@ -19,7 +15,7 @@ def main_view(suite: str, task: str, style: Style) -> dict[str, float] | None:
     """
     env = style.environment(suite, task)
     env.close()
-    camera: Camera | None = getattr(env, "_camera", None) or getattr(env, "_main_view", None)
+    camera = env.main_camera
     if camera is None:
         return None
     backward = camera.axes()[:, 2]

@@ -6,11 +6,14 @@ nothing else: see :mod:`fathom.workers`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from fathom.simulation.rendering import Camera
 
 Array = NDArray[Any]
 Observed = dict[str, Any]
@@ -44,6 +47,8 @@ class Environment(gymnasium.Env[Observed, Array], ABC):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}  # type: ignore[misc]
     segmentation_names: tuple[str, ...] = ()
     """What a label in a segmentation means, by its number."""
+    main_camera: "Camera | None" = None
+    """How ``main`` sees, for a suite that draws its pictures through a ``Camera``."""
 
     def __init__(
         self,

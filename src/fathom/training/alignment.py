@@ -1,34 +1,42 @@
 """Training a depth encoder to see in depth what the VLM's own vision tower sees in pictures (seed 003, SPEC §2)."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from fathom.config import read_json
+from fathom.data.batch import Whole
+from fathom.data.draws import Draws
 from fathom.data.loader import ShuffledBatches
-from fathom.depth.depth_map import DepthKind
+from fathom.depth.depth_map import DepthKind, LogRange
 from fathom.errors import UserError
 from fathom.files import write_json
 from fathom.training.checkpoint import remove_all
 from fathom.training.config import OptimizerConfig, TrainingConfig
+from fathom.training.device import pick_device
 from fathom.training.distributed import World, joined
-from fathom.training.loop import train
+from fathom.training.loop import LossOf, train
 from fathom.training.settings import check, claim
 from fathom.vlm.alignment import Alignment, Level, image_embeddings, retrieval_recall
+from fathom.vlm.config import DepthVLMConfig, Fusion
 from fathom.vlm.depth_encoder import DepthEncoder
 from fathom.vlm.depth_input import depth_of, read_image
 from fathom.vlm.model import DepthVLM
 from fathom.vlm.pairs import Pair, flip_and_turn
 from fathom.vlm.qwen import vision_tower
+from fathom.vlm.saving import start_depth_vlm
 from fathom.weights import load_weights, save_weights
 
+_SAID = {"base": "--model", "depth_kind": "--model.depth-kind", "depth_range": "--model.depth-range"}
 _WEIGHTS, _RECORD = "depth_encoder.safetensors", "alignment.json"
 
 
@@ -40,12 +48,14 @@ class AlignRecipe:
         level: what is told apart, see :data:`fathom.vlm.alignment.Level`.
         held_out: share of the pairs that is not trained on, but tested with.
         degrees: by which a picture and its depth are turned at most; they are mirrored every second time.
+        depth_range: the scale of metric depth, which must be that of the model that gets the encoder.
         training: the run; of ``image``, a batch is what each picture is told apart from.
     """
 
     level: Level = "image"
     held_out: float = 0.1
     degrees: float = 5.0
+    depth_range: LogRange = field(default_factory=lambda: DepthVLMConfig().depth_range)
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
             epochs=5, batch_size=64, optimizer=OptimizerConfig(lr=1e-4, warmup_steps=100, cycle_steps=100_000)
@@ -63,7 +73,7 @@ class AlignRecipe:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Pictures and depth as the model's processor gives them, and what the training loop asks of a batch.
+    """Pictures and depth as the model's processor gives them.
 
     Attributes:
         image_grid_thw: its rows are the pictures.
@@ -73,22 +83,13 @@ class PairBatch:
     depth_values: Float[Tensor, "patches pixels"]
     image_grid_thw: Int[Tensor, "images 3"]
 
-    future_is_pad = None
-    images: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
-    instruction: Sequence[str] = ()
-
     def __len__(self) -> int:
         return len(self.image_grid_thw)
 
     @property
-    def action_is_pad(self) -> Bool[Tensor, "images 0"]:
-        """There are no actions: every picture counts alike."""
-        return torch.zeros(len(self), 0, dtype=torch.bool)
-
-    @property
     def inputs(self) -> dict[str, Tensor]:
         """What :class:`fathom.vlm.alignment.Alignment` reads."""
-        return {one.name: getattr(self, one.name) for one in fields(self)[:3]}
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
     def split(self, size: int) -> list[Self]:
         """The pictures in pieces of ``size``."""
@@ -104,6 +105,8 @@ def align(
 ) -> dict[str, float]:
     """Align the model's depth encoder in place, or go on with what was begun in ``folder``.
 
+    Nothing of the model but its vision tower and depth encoder is used, see :func:`start_aligning`.
+
     Run it under ``torchrun`` for several processes: each picture is then told apart from those of all of them.
 
     Args:
@@ -114,20 +117,25 @@ def align(
         recall on the pairs held out, see :func:`fathom.vlm.alignment.retrieval_recall`.
 
     Raises:
-        UserError: the model has no depth encoder, a picture or depth map is bad, or the folder is another run's.
+        UserError: the model has no depth encoder or another depth range than the recipe, there are fewer pairs than
+            the batch tells apart, a picture or depth map is bad, or the folder is another run's.
     """
     _check_encoder(model)
+    _check_batch(len(learn), recipe)
     config = recipe.training.for_frames(len(learn))
-    check(folder, recipe)
+    if model.config.depth_range != recipe.depth_range:
+        raise UserError(f"the model's depth_range is {model.config.depth_range}, the recipe's {recipe.depth_range}")
+    made_from = {name: str(value) for name, value in _read_by(model).items()} | {"pairs": _digest([*learn, *test])}
+    check(folder, recipe, **made_from)
     if (folder / _RECORD).is_file():
         return load_aligned(model, folder)
     depth_range = model.config.depth_range if model.config.depth_kind == "metric" else None
     alignment = Alignment(model.depth_encoder, vision_tower(model.vlm), depth_range, recipe.level)
     with joined(config) as world:
-        claim(folder, recipe)
-        loss_of = _loss_of(alignment, world)
+        claim(folder, recipe, **made_from)
+        loss_of = _loss_of(alignment)
         batches = _batches(model, learn, recipe, config, world)
-        train(alignment, loss_of, batches, config, folder, label="depth encoder", world=world)  # type: ignore[arg-type]
+        train(alignment, loss_of, batches, config, folder, label="depth encoder", world=world)
         if world.size > 1:  # what was trained in pieces is whole again, but still has the hooks of the pieces
             whole = DepthEncoder(vision_tower(model.vlm)).to(model.device)
             whole.load_state_dict(model.depth_encoder.state_dict())
@@ -136,24 +144,42 @@ def align(
         recall = measure_recall(model, alignment, test, config.batch_size)
         if world.is_first:
             save_weights(model.depth_encoder, folder / _WEIGHTS)
-            record = {"level": recipe.level, "base": model.config.base, "depth_kind": model.config.depth_kind}
-            write_json(folder / _RECORD, record | {"pairs": len(learn), "held_out": len(test), "recall": recall})
+            record = {"level": recipe.level, **_read_by(model), "pairs": len(learn), "held_out": len(test)}
+            write_json(folder / _RECORD, record | {"recall": recall})
             remove_all(folder)
     return recall
+
+
+def start_aligning(base: str | Path, fusion: Fusion, kind: DepthKind, recipe: AlignRecipe) -> DepthVLM:
+    """What :func:`align` needs of a published VLM: its vision tower with a depth encoder; it can answer nothing.
+
+    The language model, most of the weights, is let go of. On a GPU the frozen tower is in bf16.
+
+    Args:
+        base: hub id or folder.
+        kind: of the pairs' depth.
+    """
+    device = pick_device()
+    config = DepthVLMConfig(fusion=fusion, depth_kind=kind, depth_range=recipe.depth_range)
+    model = start_depth_vlm(base, config, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32)
+    model.vlm.model.language_model = model.vlm.lm_head = nn.Identity()
+    return model.to(device)
 
 
 def load_aligned(model: DepthVLM, folder: Path) -> dict[str, float]:
     """Give a model the depth encoder that :func:`align` left in a folder; returns the recall that it had.
 
     Raises:
-        UserError: there is none, or it is of another shape or kind of depth.
+        UserError: there is none, or it belongs to another VLM, kind of depth, or depth range.
     """
     _check_encoder(model)
     record = read_json(folder / _RECORD, "aligned depth encoder")
-    if record.get("depth_kind") != model.config.depth_kind:
-        raise UserError(
-            f"{folder} was aligned with {record.get('depth_kind')} depth, and the model reads {model.config.depth_kind}"
-        )
+    for name, ours in _read_by(model).items():
+        if (theirs := record.get(name)) != ours:
+            raise UserError(
+                f"{folder} was aligned with {name} = {theirs}, and the model has {ours}: say the same here with "
+                f"{_SAID[name]}"
+            )
     load_weights(model.depth_encoder, folder / _WEIGHTS)
     recall: dict[str, float] = record["recall"]
     return recall
@@ -171,10 +197,10 @@ def measure_recall(model: DepthVLM, alignment: Alignment, pairs: Sequence[Pair],
     return retrieval_recall(torch.cat(rgb), torch.cat(depth))
 
 
-def _loss_of(alignment: Alignment, world: World) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
+def _loss_of(alignment: Alignment) -> LossOf[PairBatch]:
     device = next(alignment.parameters()).device
 
-    def loss_of(part: PairBatch, whole: Any, step: int, draws: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss_of(part: PairBatch, whole: Whole, step: int, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         loss = alignment(**{name: tensor.to(device) for name, tensor in part.inputs.items()})
         # the losses of all parts and processes add up to their mean
         return loss * len(part) / len(whole), {}
@@ -188,9 +214,17 @@ def _batches(
     share = world.share_of(config.batch_size)
     order = ShuffledBatches(len(pairs), share, seed=config.seed, rank=world.rank, world_size=world.size)
 
+    def indices(position: int) -> Sequence[int]:
+        """Of pictures that are told apart none is twice in a batch: each epoch ends with its last whole one."""
+        if recipe.level == "patch":
+            return order.indices(position).tolist()
+        epoch, place = divmod(position, len(pairs) // config.batch_size)
+        begin = (place * world.size + world.rank) * share
+        return order.order(epoch)[begin : begin + share].tolist()
+
     def batches(step: int) -> Iterator[PairBatch]:
         for position in count(step):
-            chosen = [pairs[index] for index in order.indices(position)]
+            chosen = [pairs[index] for index in indices(position)]
             first = (position * world.size + world.rank) * share  # of all samples of the run
             rngs = [np.random.default_rng([config.seed, first + place]) for place in range(share)]
             yield _read(model, chosen, rngs, recipe.degrees)
@@ -224,3 +258,23 @@ def _check_encoder(model: DepthVLM) -> None:
             f"fusion = {model.config.fusion} has no depth encoder to align: take concat (with depth_tokens = encoder) "
             "or adapter"
         )
+
+
+def _check_batch(pairs: int, recipe: AlignRecipe) -> None:
+    if recipe.level == "image" and recipe.training.batch_size > pairs:
+        raise UserError(
+            f"batch_size is {recipe.training.batch_size}, and there are {pairs} pairs to learn from: a picture would "
+            "be told apart from itself; set --training.batch-size to fewer, or take more pairs"
+        )
+
+
+def _read_by(model: DepthVLM) -> dict[str, Any]:
+    """What an encoder belongs to, as JSON values: the VLM and the depth that it reads."""
+    config = model.config
+    depth_range = asdict(config.depth_range) if config.depth_kind == "metric" else None
+    return {"base": config.base, "depth_kind": config.depth_kind, "depth_range": depth_range}
+
+
+def _digest(pairs: Sequence[Pair]) -> str:
+    names = json.dumps([[pair.name, str(pair.depth)] for pair in pairs])
+    return hashlib.sha256(names.encode()).hexdigest()[:16]

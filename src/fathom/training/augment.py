@@ -6,6 +6,7 @@ All of a batch is changed at once, on the device. A sample's draws follow from t
 
 import math
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +71,7 @@ def augment(batch: Batch, how: Augmentation, draws: Draws, device: torch.device 
     if not how.crops:
         return replace(batch, images=changed)
     window = _window(batch, how, draws, "main")
-    depth = {
+    depth: dict[str, Any] = {
         name: _cropped(picture, window.to(picture.device), "nearest")
         for name, picture in (("depth", batch.depth), ("future_depth", batch.future_depth))
         if picture is not None

@@ -24,6 +24,7 @@ from fathom.errors import UserError
 from fathom.training.config import TrainingConfig
 from fathom.training.device import pick_device
 from fathom.training.layers import entrances, layers_of
+from fathom.training.samples import Samples
 from fathom.training.watch import Watch, watched
 
 # Layers give views (heads of queries, keys, values), and nothing changes them in place.
@@ -71,9 +72,9 @@ class World:
             dist.all_reduce(values)
         return values
 
-    def whole(self, batch: Batch) -> Whole:
-        """What counts of the step's whole batch, of which this process has a part."""
-        own = Whole.of(batch)
+    def whole(self, batch: Samples) -> Whole:
+        """What counts of the step's whole batch, of which this process has a part; without actions, every sample."""
+        own = Whole.of(batch) if isinstance(batch, Batch) else Whole(torch.zeros(len(batch), 0, dtype=torch.bool))
         if self.size == 1:
             return own
         ahead = own.future_is_pad
@@ -123,7 +124,9 @@ class World:
         mesh = self._mesh(config.shard)
         layers = layers_of(model)
         half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-        precision = half if config.precision == "bf16" else MixedPrecisionPolicy()
+        # A CPU's norms refuse weights of another type than what they are given: there autocast alone makes bf16 of it.
+        whole = config.precision != "bf16" or pick_device().type == "cpu"
+        precision = MixedPrecisionPolicy() if whole else half
         for layer in layers:
             fully_shard(layer, mesh=mesh, mp_policy=precision)
             for name in entrances(layer):

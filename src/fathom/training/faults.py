@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,21 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fathom.data.batch import Batch
 from fathom.errors import UserError
 from fathom.files import atomically, write_json
 from fathom.training.config import TrainingConfig
+from fathom.training.samples import Samples
 
 TERMINATED = 128 + signal.SIGTERM
 """The exit code of a run that was told to stop, as a shell counts it."""
 
 
 def handle_bad_step(
-    batch: Batch, step: int, loss: float, norm: float, config: TrainingConfig, folder: Path, rank: int
+    batch: Samples, step: int, loss: float, norm: float, config: TrainingConfig, folder: Path, rank: int
 ) -> bool:
     """Whether a step is to be skipped, its loss or gradient being no finite number or its loss too large.
 
-    The batch of a bad step is kept in ``bad_batches``: its tensors, and its instructions with the loss.
+    The batch of a bad step is kept in ``bad_batches``: its tensors, and its words with the loss.
 
     Raises:
         UserError: the step is bad, and the run is to stop.
@@ -58,10 +58,15 @@ def told_to_stop() -> Iterator[threading.Event]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _keep(batch: Batch, path: Path, words: dict[str, Any]) -> None:
-    values = {name: getattr(batch, name) for name in vars(batch)}
-    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-    tensors |= {f"images.{camera}": pictures for camera, pictures in batch.images.items()}
+def _keep(batch: Samples, path: Path, words: dict[str, Any]) -> None:
+    tensors: dict[str, Tensor] = {}
+    for name, value in vars(batch).items():
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        elif isinstance(value, Mapping):
+            tensors |= {f"{name}.{key}": tensor for key, tensor in value.items()}
+        elif value is not None:
+            words[name] = value
     with atomically(path.with_suffix(".safetensors")) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-    write_json(path.with_suffix(".json"), {**words, "instruction": batch.instruction})
+    write_json(path.with_suffix(".json"), words)

@@ -1,6 +1,5 @@
 """Fine-tuning a depth-aware VLM on conversations, with transformers' Trainer."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -11,31 +10,30 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
-from rich.progress import Progress, TaskID
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from safetensors.torch import load_file
+from torch import Tensor, distributed
+from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from fathom.config import read_json
+from fathom.depth.depth_map import DepthKind, DepthVideo
 from fathom.errors import UserError
-from fathom.files import full_disk_is_told, write_file
+from fathom.files import full_disk_is_told
 from fathom.progress import progress_bar
 from fathom.training.alignment import load_aligned
 from fathom.training.device import pick_device
 from fathom.training.loop import last_metrics
 from fathom.training.settings import check, claim
+from fathom.training.trainer import WEIGHTS, Learner, Rows, Tuner, Watch, last_checkpoint
 from fathom.vlm.config import DepthVLMConfig, LoRA
 from fathom.vlm.conversations import Conversation
+from fathom.vlm.depth_input import read_depth
 from fathom.vlm.memory import memory_plan
 from fathom.vlm.model import DepthVLM
 from fathom.vlm.processor import DepthVLMProcessor
-from fathom.vlm.saving import load_depth_vlm, save_depth_vlm, start_depth_vlm
+from fathom.vlm.saving import load_depth_vlm, outline_depth_vlm, save_depth_vlm, start_depth_vlm
 
-_WEIGHTS = "model.safetensors"  # where Trainer looks for those of a checkpoint
 _TRAINED = "trained"
-_LAST = "trainer_state.json"  # what Trainer writes last: a checkpoint without it was cut
 
 
 @dataclass(frozen=True)
@@ -128,9 +126,11 @@ def finetune(
     claim(folder, recipe, **made_from)
     _train(model, conversations, recipe.training, folder, label)
     if recipe.training.fsdp_config is not None:  # its weights are in pieces, and whole in what the trainer saved last
+        _meet()  # the first process has written it
         model = start()
-        _Learner(model).load_state_dict(load_file(folder / _TRAINED / _WEIGHTS), strict=False)
-    if _is_first():
+        Learner(model).load_state_dict(load_file(folder / _TRAINED / WEIGHTS), strict=False)
+        _meet()  # all have read it
+    if is_first():
         data = {**made_from, "conversations": len(conversations)}
         model.provenance = {"data": data, "recipe": asdict(recipe), "metrics": last_metrics(folder)}
         save_depth_vlm(model, folder, adapters_only=recipe.model.lora is not None and model.config.base is not None)
@@ -142,7 +142,9 @@ def finetune(
 def start_for(
     base: str, recipe: FinetuneRecipe, aligned: Path | None, conversations: Sequence[Conversation]
 ) -> Callable[[], DepthVLM]:
-    """What :func:`finetune` starts from: a published VLM with depth put onto it; its memory plan is printed.
+    """What :func:`finetune` starts from: a published VLM with depth put onto it.
+
+    Before it is read, what one process will need of memory is printed.
 
     Args:
         base: hub id or folder.
@@ -150,15 +152,16 @@ def start_for(
     """
 
     def start() -> DepthVLM:
-        torch.manual_seed(recipe.training.seed)
         frozen = recipe.model.lora is not None and recipe.training.precision == "bf16"
-        model = start_depth_vlm(base, recipe.model, dtype=torch.bfloat16 if frozen else torch.float32)
+        dtype = torch.bfloat16 if frozen else torch.float32
+        if is_first():
+            outline = outline_depth_vlm(base, recipe.model, dtype=dtype)
+            tokens = _batch(outline.processor, conversations[:1])["input_ids"].shape[1]
+            print(memory_plan(outline, tokens=tokens, batch=_rows_at_once(recipe.training), training=True))
+        torch.manual_seed(recipe.training.seed)
+        model = start_depth_vlm(base, recipe.model, dtype=dtype)
         if aligned is not None:
             load_aligned(model, aligned)
-        if _is_first():
-            example = _batch(model.processor, conversations[:1])
-            rows = recipe.training.micro_batch or recipe.training.batch_size
-            print(memory_plan(model, tokens=example["input_ids"].shape[1], batch=rows, training=True))
         return model.to(pick_device())
 
     return start
@@ -170,107 +173,32 @@ def _train(
     if config.gradient_checkpointing:
         model.vlm.gradient_checkpointing_enable({"use_reentrant": False})
     with progress_bar() as bar, full_disk_is_told(folder):
-        task = bar.add_task(label, total=None, note="", visible=_is_first())
-        trainer = _Tuner(
-            model=_Learner(model),
+        task = bar.add_task(label, total=None, note="", visible=is_first())
+        trainer = Tuner(
+            model=Learner(model),
             args=_arguments(config, folder),
-            train_dataset=_Rows(conversations),
+            train_dataset=Rows(conversations),
             data_collator=partial(_batch, model.processor),
-            callbacks=[_Watch(bar, task, folder / "metrics.jsonl")],
+            callbacks=[Watch(bar, task, folder / "metrics.jsonl")],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+        trainer.train(resume_from_checkpoint=last_checkpoint(folder))
         if config.fsdp_config is not None:
             trainer.save_model(str(folder / _TRAINED))
-
-
-class _Rows(Dataset[Conversation]):
-    """transformers' Trainer shuffles by index."""
-
-    def __init__(self, conversations: Sequence[Conversation]) -> None:
-        self.conversations = conversations
-
-    def __len__(self) -> int:
-        return len(self.conversations)
-
-    def __getitem__(self, index: int) -> Conversation:
-        return self.conversations[index]
-
-
-class _Learner(nn.Module):
-    """The model as transformers' Trainer sees it: Trainer would write to its configuration, which is frozen."""
-
-    accepts_loss_kwargs = False  # the loss is the mean over the batch's own labels
-
-    def __init__(self, model: DepthVLM) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, **batch: Tensor) -> Any:
-        return self.model(**batch)
-
-
-class _Tuner(Trainer):  # type: ignore[misc]
-    """transformers' Trainer, whose checkpoints hold what is trained and nothing else."""
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        if not self.args.should_save:
-            return
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = self.model.state_dict() if state_dict is None else state_dict
-        trained = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
-        save_file({name: weights[name].detach().cpu().contiguous() for name in trained}, folder / _WEIGHTS)
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """What is frozen is missing from a checkpoint, as it should be."""
-
-
-class _Watch(TrainerCallback):  # type: ignore[misc]
-    """The progress bar and ``metrics.jsonl``; stops where the loss is no number."""
-
-    def __init__(self, bar: Progress, task: TaskID, metrics: Path) -> None:
-        self.bar, self.task, self.metrics = bar, task, metrics
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.bar.update(self.task, total=state.max_steps, completed=state.global_step)
-        if state.is_world_process_zero:  # what a killed run logged after its last checkpoint will be logged again
-            lines = self.metrics.read_text().splitlines(keepends=True) if self.metrics.is_file() else []
-            whole = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
-            write_file(self.metrics, "".join(whole).encode())
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.bar.update(self.task, completed=state.global_step)
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """A checkpoint is whole: the ones before it have done their work."""
-        if state.is_world_process_zero:
-            for older in self.metrics.parent.glob("checkpoint-*"):
-                if older.name != f"checkpoint-{state.global_step}":
-                    shutil.rmtree(older, ignore_errors=True)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        if not logs or "loss" not in logs:
-            return
-        if not torch.tensor(logs["loss"]).isfinite():
-            raise UserError(f"the loss is {logs['loss']} at step {state.global_step}: lower the learning rate")
-        self.bar.update(self.task, note=f"loss {logs['loss']:.4f}")
-        if state.is_world_process_zero:
-            line = {"step": state.global_step, "loss": logs["loss"], "lr": logs.get("learning_rate")}
-            with self.metrics.open("a") as file:
-                file.write(json.dumps(line | {"grad_norm": logs.get("grad_norm")}) + "\n")
 
 
 def _arguments(config: FinetuneConfig, folder: Path) -> TrainingArguments:
     """Trainer's own words for the configuration."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    micro_batch = config.micro_batch or max(1, config.batch_size // processes)
+    micro_batch = _rows_at_once(config)
     if config.batch_size % (micro_batch * processes):
         raise UserError(
             f"batch_size {config.batch_size} is no multiple of {micro_batch} conversations at once on {processes} "
             "processes: choose batch_size or micro_batch so that it is"
         )
-    fsdp = None if config.fsdp_config is None else read_json(Path(config.fsdp_config), "FSDP configuration")
+    fsdp: dict[str, Any] = {}
+    if config.fsdp_config is not None:
+        fsdp = {"fsdp": True, "fsdp_config": read_json(Path(config.fsdp_config), "FSDP configuration")}
     return TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=config.epochs,
@@ -286,32 +214,40 @@ def _arguments(config: FinetuneConfig, folder: Path) -> TrainingArguments:
         logging_steps=config.log_every,
         logging_nan_inf_filter=False,
         save_steps=config.checkpoint_every,
-        fsdp=None if fsdp is None else True,
-        fsdp_config=fsdp,
         remove_unused_columns=False,
         disable_tqdm=True,
         report_to="none",
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
+        **fsdp,
     )
+
+
+def _rows_at_once(config: FinetuneConfig) -> int:
+    """Conversations that one process computes at once."""
+    return config.micro_batch or max(1, config.batch_size // int(os.environ.get("WORLD_SIZE", "1")))
 
 
 def _batch(processor: DepthVLMProcessor, rows: Sequence[Conversation]) -> dict[str, Tensor]:
-    units = {row.unit for row in rows if row.depth is not None}
-    if len(units) > 1:
-        raise UserError("the conversations give depth in both m and mm: use one unit, or 16-bit PNGs alone")
+    reads = processor.config.fusion != "none"
     return processor(
         [row.image for row in rows],
         [row.messages for row in rows],
-        [row.depth for row in rows],
-        units.pop() if units else None,
+        [_depth_of(row, processor.config.depth_kind) if reads else None for row in rows],
     )
 
 
-def _last_checkpoint(folder: Path) -> str | None:
-    whole = [path.parent for path in folder.glob(f"checkpoint-*/{_LAST}")]
-    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+def _depth_of(row: Conversation, kind: DepthKind) -> DepthVideo | None:
+    """Each conversation has its own unit."""
+    return None if row.depth is None else read_depth(row.depth, kind, row.unit)
 
 
-def _is_first() -> bool:
+def _meet() -> None:
+    """Wait until all processes are here."""
+    if distributed.is_initialized():
+        distributed.barrier()
+
+
+def is_first() -> bool:
+    """Whether this process writes the files and speaks for all."""
     return os.environ.get("RANK", "0") == "0"

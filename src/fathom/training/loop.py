@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from threading import Event
+from typing import Generic, TypeVar
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from fathom.data.batch import Batch, Whole
+from fathom.data.batch import Whole
 from fathom.data.draws import Draws
 from fathom.errors import UserError
 from fathom.files import full_disk_is_told, write_file
@@ -24,17 +25,20 @@ from fathom.training.distributed import ALONE, World
 from fathom.training.faults import TERMINATED, handle_bad_step, told_to_stop
 from fathom.training.layers import wrapped
 from fathom.training.optimizer import Optimizer
+from fathom.training.samples import Samples
 from fathom.training.tracking import of_the_machine, open_trackers
 
-LossOf = Callable[[Batch, Whole, int, Draws], tuple[Tensor, Mapping[str, Tensor]]]
+Some = TypeVar("Some", bound=Samples)
+
+LossOf = Callable[[Some, Whole, int, Draws], tuple[Tensor, Mapping[str, Tensor]]]
 """From a part of a batch, what counts in the whole of it, the step and its random numbers to the loss and the metrics
 to log, which of all parts add up to those of the whole."""
 
 
 def train(
     model: nn.Module,
-    loss_of: LossOf,
-    batches: Callable[[int], Iterator[Batch]],
+    loss_of: LossOf[Some],
+    batches: Callable[[int], Iterator[Some]],
     config: TrainingConfig,
     folder: Path,
     *,
@@ -105,10 +109,12 @@ def last_metrics(folder: Path) -> dict[str, float]:
     return json.loads(lines[-1]) if lines else {}
 
 
-class _Run:
+class _Run(Generic[Some]):
     """A model that is trained, and all that a checkpoint of it holds."""
 
-    def __init__(self, model: nn.Module, loss_of: LossOf, config: TrainingConfig, folder: Path, world: World) -> None:
+    def __init__(
+        self, model: nn.Module, loss_of: LossOf[Some], config: TrainingConfig, folder: Path, world: World
+    ) -> None:
         self.model, self.loss_of, self.config, self.folder, self.world = model, loss_of, config, folder, world
         self.optimizer = Optimizer(model, config)
         self.checkpoints = Checkpoints(folder, world, keep_last=config.keep_last, keep_best=config.keep_best)
@@ -120,7 +126,7 @@ class _Run:
         """Optimiser steps that are done."""
         return self.optimizer.step
 
-    def do_step(self, batch: Batch, log: "_Metrics", stop: Event) -> bool:
+    def do_step(self, batch: Some, log: "_Metrics", stop: Event) -> bool:
         """One optimiser step; whether any process was told to stop."""
         config, world = self.config, self.world
         seed = _step_seed(config.seed, self.step)

@@ -1,26 +1,20 @@
 """What a training will need, before any weight is loaded: parameters, memory, steps and time."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from fathom.config import parse_config, read_json
-from fathom.data.batch import Batch, Whole
-from fathom.data.dataset import LeRobotDataset
-from fathom.data.draws import Draws
 from fathom.depth.tokenizer import DepthTokenizer, DepthTokenizerConfig
 from fathom.errors import UserError
 from fathom.training.config import TrainingConfig
 from fathom.training.device import pick_device
 from fathom.training.distributed import World
-from fathom.training.layers import layers_of, wrapped
-from fathom.training.policy import Network, PolicyRecipe, new_network, open_for
-from fathom.training.step_cost import StepCost, step_cost
+from fathom.training.planned_step import FP32, Sizes, part_cost
+from fathom.training.policy import PolicyRecipe, new_network, open_for
 from fathom.training.throughput import GB, Peak, Precision, gpu_called, memory_of, peak_of
 from fathom.training.tuning import add_lora, freeze
 
@@ -30,7 +24,6 @@ EFFICIENCY = 0.4
 RESERVE = 0.05
 """The share of a device's memory that a plan leaves alone: for the libraries, and for gaps between tensors [D]."""
 
-FP32, BF16 = 4, 2
 ADAM = 2 * FP32
 
 
@@ -177,9 +170,11 @@ def make_plan(
     freeze(policy, recipe.freeze)
     if recipe.lora:
         add_lora(policy, recipe.lora)
-    sizes = _Sizes.of(policy, training.shard or machine.devices)
+    sizes = Sizes.of(policy, training.shard or machine.devices)
     costs = {
-        recompute: _cost(policy, dataset, replace(training, recompute=recompute, compile=False), part, machine.devices)
+        recompute: part_cost(
+            policy, dataset, replace(training, recompute=recompute, compile=False), part, machine.devices
+        )
         for recompute in (training.recompute, not training.recompute)
     }
     accumulates = part < share
@@ -242,80 +237,6 @@ def parts_of(policy: nn.Module) -> dict[str, Part]:
         every, trained = counts.get(part, (0, 0))
         counts[part] = every + parameter.numel(), trained + parameter.numel() * parameter.requires_grad
     return {part: Part(*count) for part, count in counts.items()}
-
-
-@dataclass(frozen=True)
-class _Sizes:
-    """Numbers of parameters that memory depends on.
-
-    Attributes:
-        kept: that a device keeps.
-        trained: in all.
-        trained_share: of a device.
-        largest_layer: the largest that is gathered by itself.
-        outside: trained ones that are in no layer, which are gathered together.
-    """
-
-    kept: int
-    trained: int
-    trained_share: int
-    largest_layer: int
-    outside: int
-
-    @classmethod
-    def of(cls, policy: nn.Module, sharers: int) -> "_Sizes":
-        layers = [sum(p.numel() for p in layer.parameters()) for layer in layers_of(policy)]
-        inside = {p for layer in layers_of(policy) for p in layer.parameters()}
-        trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
-        outside = sum(p.numel() for p in policy.parameters() if p.requires_grad and p not in inside)
-        alone = sum(p.numel() for p in policy.parameters() if not p.requires_grad and p not in inside)
-        shared = sum(p.numel() for p in policy.parameters()) - alone
-        return cls(alone + -(-shared // sharers), trained, -(-trained // sharers), max(layers, default=0), outside)
-
-    def gathered(self, *, bf16: bool) -> int:
-        """Bytes: a layer at work and the next one on its way, and what is in no layer with its gradients."""
-        return 2 * self.largest_layer * (BF16 if bf16 else FP32) + 2 * FP32 * self.outside
-
-
-def _cost(policy: Network, dataset: LeRobotDataset, training: TrainingConfig, part: int, devices: int) -> StepCost:
-    bf16 = training.precision == "bf16"
-    if bf16 and devices > 1:  # gathered in bf16 already: autocast makes no copies of these
-        for layer in layers_of(policy):
-            layer.to(torch.bfloat16)
-    batch = _batch(policy, part, dataset)
-    whole = Whole(
-        torch.zeros(part, policy.config.horizon, dtype=torch.bool),
-        torch.zeros(part, dtype=torch.bool) if batch.future_is_pad is not None else None,
-    )
-    policy.train()
-    with wrapped(policy, training) if training.recompute else nullcontext():
-        return step_cost(policy, lambda: policy.loss(batch, Draws(), whole).total(1.0), bf16=bf16)
-
-
-def _batch(policy: Network, size: int, dataset: LeRobotDataset) -> Batch:
-    """Samples without values. Pictures are those that the network sees; the dataset's own are resized before."""
-    config = policy.config
-    side, state, action = config.image_size, *(len(s.offset) for s in (policy.scaling.state, policy.scaling.actions))
-    depth: dict[str, Any] = {}
-    if config.depth:
-        target = config.depth.target
-        one = (
-            torch.zeros(size, config.depth.grid**2, dtype=torch.long, device="meta")
-            if target == "codes"
-            else torch.zeros(size, 1, config.depth.image_size, config.depth.image_size, device="meta")
-        )
-        name = "depth_codes" if target == "codes" else "depth"
-        depth = {name: one}
-        if config.depth.future:
-            depth |= {f"future_{name}": one, "future_is_pad": torch.zeros(size, dtype=torch.bool, device="meta")}
-    return Batch(
-        images={name: torch.zeros(size, 3, side, side, dtype=torch.uint8, device="meta") for name in config.cameras},
-        state=torch.zeros(size, state, device="meta"),
-        instruction=[dataset.tasks[0]] * size,
-        actions=torch.zeros(size, config.horizon, action, device="meta"),
-        action_is_pad=torch.zeros(size, config.horizon, dtype=torch.bool, device="meta"),
-        **depth,
-    )
 
 
 def _tokenizer(recipe: PolicyRecipe, folder: Path | None) -> DepthTokenizer | None:

@@ -1,5 +1,6 @@
 """Co-training a policy with depth, or without."""
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,18 +13,16 @@ from fathom.config import parse_config, read_json
 from fathom.data.batch import Batch, Whole
 from fathom.data.dataset import LeRobotDataset, known_split, open_dataset
 from fathom.data.draws import Draws
-from fathom.data.features import ACTION, STATE, DatasetInfo
+from fathom.data.features import ACTION, STATE, DatasetInfo, camera_name
 from fathom.data.metadata import read_episodes
 from fathom.data.normalization import Normalization, NormalizationKind
 from fathom.data.selection import first_of_each_task, select_episodes
 from fathom.depth.tokenizer import DepthTokenizer
 from fathom.errors import UserError
-from fathom.policies import load_policy
+from fathom.policies import load_policy, policy_type
 from fathom.policies.card import Provenance
-from fathom.policies.deepvision_vla import DeepVisionVLA, DeepVisionVLAConfig
-from fathom.policies.deepvision_vla.prompt import tokenizer_kind
-from fathom.policies.policy import Losses, Policy
-from fathom.policies.qdepth_vla import QDepthVLA, QDepthVLAConfig
+from fathom.policies.policy import Losses, Policy, PolicyConfig
+from fathom.policies.qdepth_vla import QDepthVLAConfig
 from fathom.policies.text import TextTokenizer
 from fathom.training.augment import Augmentation, augment
 from fathom.training.batches import Batches, from_memory, from_workers, load_into_memory
@@ -41,10 +40,6 @@ from fathom.weights import fingerprint
 
 Examine = Callable[[Policy, int, bool], Mapping[str, float]]
 """Measures a policy after so many steps, in every process; the last argument says whether this one writes files."""
-
-Network = QDepthVLA | DeepVisionVLA
-NETWORKS: dict[type, Any] = {QDepthVLAConfig: QDepthVLA, DeepVisionVLAConfig: DeepVisionVLA}
-"""The policies that can be trained, by what configures them."""
 
 # The default decay of the depth weight leaves this much of it at the last step [D].
 LAST_SHARE = 0.1
@@ -145,7 +140,7 @@ def _train_in(
     check(folder, recipe, **made_from)
     if (folder / "config.json").is_file():
         return load_policy(folder).to(pick_device())
-    policy = _build(dataset, recipe, tokenizer if depth else None, init).to(pick_device())
+    policy = _build(dataset, recipe, tokenizer if depth else None, init, quiet=not world.is_first).to(pick_device())
     freeze(policy, recipe.freeze)
     adapters = add_lora(policy, recipe.lora) if recipe.lora else None
     batches = _batches(dataset, recipe, policy, world)
@@ -230,17 +225,19 @@ def _metrics(losses: Losses, depth_weight: float) -> dict[str, Tensor]:
 
 
 def _build(
-    dataset: LeRobotDataset, recipe: PolicyRecipe, tokenizer: DepthTokenizer | None, init: Path | None
-) -> Network:
+    dataset: LeRobotDataset, recipe: PolicyRecipe, tokenizer: DepthTokenizer | None, init: Path | None, *, quiet: bool
+) -> Policy:
     policy = new_network(dataset, recipe, tokenizer, init)
     if init is not None:
-        policy.start_from(init, _config_of(init, type(recipe.policy)))
+        fresh = policy.start_from(init, _config_of(init, recipe.policy))
+        if fresh and not quiet:
+            print(f"fathom: {init} lacks these parts, which begin untrained: {', '.join(fresh)}", file=sys.stderr)
     return policy
 
 
 def new_network(
     dataset: LeRobotDataset, recipe: PolicyRecipe, tokenizer: DepthTokenizer | None = None, init: Path | None = None
-) -> Network:
+) -> Policy:
     """The network that a recipe trains, with weights as drawn; of ``init`` its sizes and words alone are read.
 
     Raises:
@@ -249,38 +246,43 @@ def new_network(
     if missing := [name for name in (STATE, ACTION) if name not in dataset.info.features]:
         raise UserError(f"{dataset.root}: the dataset has no feature {missing[0]!r}, which a policy learns from")
     torch.manual_seed(recipe.training.seed)
+    kind: Any = policy_type(recipe.policy)
     normalization = Normalization.from_stats(dataset.stats, recipe.normalization)
     state, action = (dataset.info.features[name].shape[0] for name in (STATE, ACTION))
-    if init is None:
-        text = TextTokenizer.from_instructions(dataset.tasks)
-        config = replace(recipe.policy, state_dim=state, action_dim=action, vocab_size=text.vocab_size)
-    else:
-        start = _config_of(init, type(recipe.policy))
-        text = tokenizer_kind(start).load(init)
-        config = start.choosing_as(recipe.policy)
-        config = replace(config, state_dim=max(state, start.state_dim), action_dim=max(action, start.action_dim))
-        if isinstance(config, QDepthVLAConfig) and recipe.normalization != "quantile":
-            # It bounds quantiles; a deviation may well be larger.
-            config = replace(config, clip_actions=None)
-    text(dataset.tasks, config.text_tokens)  # an instruction that is too long is told before anything is begun
+    start = None if init is None else _config_of(init, recipe.policy)
     try:
-        return NETWORKS[type(config)](config, normalization, text, tokenizer)
+        if init is None or start is None:
+            text = TextTokenizer.from_instructions(dataset.tasks)
+            config = replace(recipe.policy, state_dim=state, action_dim=action, vocab_size=text.vocab_size)
+        else:
+            text = kind.text_tokenizer_type(start).load(init)
+            config = start.choosing_as(recipe.policy)
+            config = replace(config, state_dim=max(state, start.state_dim), action_dim=max(action, start.action_dim))
+            if isinstance(config, QDepthVLAConfig) and recipe.normalization != "quantile":
+                # It bounds quantiles; a deviation may well be larger.
+                config = replace(config, clip_actions=None)
+        # What cannot be learned from is told before anything is begun.
+        shapes = {camera_name(name): dataset.info.features[name].picture_shape for name in dataset.cameras}
+        kind.check_training(config, {camera: shape[:2] for camera, shape in shapes.items()}, start)
+        text(dataset.tasks, config.text_tokens)
+        policy: Policy = kind(config, normalization, text, tokenizer)
     except ValueError as error:
         raise UserError(f"no policy can have these sizes: {error}") from None
+    return policy
 
 
-def _config_of(init: Path, wanted: type) -> Any:
+def _config_of(init: Path, like: PolicyConfig) -> Any:
     """The configuration of a start, which is of the kind that the recipe trains."""
-    values = read_json(init / "config.json", "policy or imported checkpoint")
-    if (kind := values.pop("type", None)) != NETWORKS[wanted].kind:
-        raise UserError(f"{init}/config.json says type {kind!r}: a training starts from a {NETWORKS[wanted].kind!r}")
-    return parse_config(wanted, values, init / "config.json")
+    wanted, values = policy_type(like), read_json(init / "config.json", "policy or imported checkpoint")
+    if (kind := values.pop("type", None)) != wanted.kind:
+        raise UserError(f"{init}/config.json says type {kind!r}: a training starts from a {wanted.kind!r}")
+    return parse_config(wanted.config_type, values, init / "config.json")
 
 
-def _batches(dataset: LeRobotDataset, recipe: PolicyRecipe, policy: Network, world: World) -> Batches:
+def _batches(dataset: LeRobotDataset, recipe: PolicyRecipe, policy: Policy, world: World) -> Batches:
     if not recipe.training.in_memory:
         return from_workers(dataset, recipe.training, world)
-    memory = load_into_memory(dataset, policy.config.image_size, quiet=not world.is_first)
+    memory = load_into_memory(dataset, policy.config.stored_size, quiet=not world.is_first)
     tokenizer = policy.depth_tokenizer
     if recipe.learns_fixed_codes and tokenizer and dataset.codes is None:
         memory = memory.with_codes(encode_all(tokenizer, memory))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import nn
 
 from fathom.errors import UserError
-from fathom.policies.deepvision_vla import DeepVisionVLA
+from fathom.policies import Policy
 from fathom.policies.qdepth_vla import QDepthVLA
 
 Part = Literal["vlm", "vision", "embeddings"]
@@ -38,7 +38,7 @@ class LoRA:
             )
 
 
-def freeze(policy: QDepthVLA | DeepVisionVLA, parts: Sequence[Part]) -> None:
+def freeze(policy: Policy, parts: Sequence[Part]) -> None:
     """Take parts out of the training.
 
     The keys and values of a frozen language model still carry gradients to what stands before it, SigLIP above all.
@@ -52,7 +52,7 @@ def freeze(policy: QDepthVLA | DeepVisionVLA, parts: Sequence[Part]) -> None:
             module.requires_grad_(False)
 
 
-def add_lora(policy: QDepthVLA | DeepVisionVLA, lora: LoRA) -> Any:
+def add_lora(policy: Policy, lora: LoRA) -> Any:
     """Put adapters on the language model; returns what :func:`merge_lora` takes.
 
     Raises:
@@ -72,10 +72,10 @@ def merge_lora(adapted: Any) -> None:
     adapted.merge_and_unload()
 
 
-def _modules(policy: QDepthVLA | DeepVisionVLA, part: Part) -> Iterable[nn.Module]:
+def _modules(policy: Policy, part: Part) -> Iterable[nn.Module]:
     vlm: Any = policy.mixture.streams["vlm"]
     if part == "vision":
-        return [policy.vision_tower]
+        return [policy.get_submodule("vision_tower")]
     if part == "embeddings":
         return [vlm.embed_tokens]
     # Qwen3-VL's projector is the end of its vision tower.

@@ -72,6 +72,8 @@ def open_for_asking(
 ) -> "DepthVLM":
     """A saved or published model, with something that gives it the depth of pictures that come without.
 
+    On a GPU its weights are in bf16.
+
     Args:
         model: see :func:`fathom.vlm.saving.load_depth_vlm`.
         estimator: one of :data:`fathom.depth.estimators.NAMES`.
@@ -80,12 +82,15 @@ def open_for_asking(
     Raises:
         UserError: the model or the estimator cannot be opened, or there are weights and no estimator.
     """
+    import torch
+
     from fathom.vlm.saving import load_depth_vlm
 
     if estimator is None and weights is not None:
         raise UserError(f"the weights {weights} are for no estimator: name one, such as transformers")
     opened = None if estimator is None else open_estimator(estimator, weights, device=device)
-    found = load_depth_vlm(model, device=device)
+    dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
+    found = load_depth_vlm(model, dtype=dtype, device=device)
     found.processor.estimator = opened
     return found
 

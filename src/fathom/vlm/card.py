@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from fathom.config import read_json
 from fathom.files import write_json
+from fathom.hub import hub_id
 from fathom.vlm.config import DepthVLMConfig
 
 _FILE = "provenance.json"
@@ -29,14 +30,14 @@ def model_card(config: DepthVLMConfig, provenance: Mapping[str, Any]) -> ModelCa
     data = ModelCardData(
         library_name="fathom",
         pipeline_tag="image-text-to-text",
-        base_model=config.base,
+        base_model=hub_id(config.base) if config.base else None,  # a folder of this machine means nothing there
         license=provenance.get("licence"),
         tags=["depth", "spatial-reasoning", "vision-language-model", *(["lora"] if config.lora else [])],
     )
     depth = "metric depth" if config.depth_kind == "metric" else "relative inverse depth"
     head = (
         f"# Depth-aware VLM ({config.fusion})\n\n"
-        f"A vision-language model that also sees {depth}, made with Fathom from {config.base or 'random weights'}."
+        f"A vision-language model that also sees {depth}, made with Fathom from {_began(config.base)}."
     )
     use = (
         "## Use\n\n```python\nfrom fathom.vlm.model import DepthVLM\n\n"
@@ -46,6 +47,12 @@ def model_card(config: DepthVLMConfig, provenance: Mapping[str, Any]) -> ModelCa
     topics = [f"## {name.capitalize()}\n\n{_told(value)}" for name, value in provenance.items() if name != "licence"]
     licence = f"## Licence\n\n{provenance.get('licence') or 'Not stated.'}"
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join([head, use, *topics, licence]) + "\n")
+
+
+def _began(base: str | None) -> str:
+    if base is None:
+        return "random weights"
+    return hub_id(base) or Path(base).name
 
 
 def _told(value: Any) -> str:

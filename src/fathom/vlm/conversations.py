@@ -24,21 +24,29 @@ class Conversation:
         image: a file.
         messages: the turns; the picture is not mentioned in them, the processor puts it first.
         depth: a file with the depth of the picture, if there is one.
+        unit: of the depth.
+        scene: what pictures that look alike have in common, such as their episode; by default the picture itself.
     """
 
     image: Path
     messages: tuple[Message, ...]
     depth: Path | None = None
     unit: Unit | None = None
+    scene: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.scene:
+            object.__setattr__(self, "scene", str(self.image))
 
 
 def read_conversations(path: Path, images: Path | None = None) -> list[Conversation]:
     """The conversations of a file, in its order.
 
     A ``.json`` file is a list of objects, any other has one object a line. An object has ``image`` (a path, or the two
-    of a picture and its depth, as in SpatialQA), perhaps ``depth`` and its ``unit`` (m or mm), and what is said:
-    ``question`` and ``answer`` (`fathom vlm questions`); or ``conversations`` of ``{"from": "human" | "gpt", "value"}``
-    (MSMU, SpatialQA); or ``messages`` of ``{"role", "content"}`` (TRL). Marks such as ``<image>`` are left out.
+    of a picture and its depth, as in SpatialQA), perhaps ``depth``, its ``unit`` (m or mm) and ``scene``, and what is
+    said: ``question`` and ``answer`` (`fathom vlm questions`); or ``conversations`` of ``{"from": "human" | "gpt",
+    "value"}`` (MSMU, SpatialQA); or ``messages`` of ``{"role", "content"}`` (TRL). Marks such as ``<image>`` are left
+    out.
 
     Args:
         images: the folder that the paths start from; by default the file's own.
@@ -64,7 +72,8 @@ def _conversation(line: Line, folder: Path) -> Conversation:
     messages = _messages(line)
     if not messages or messages[-1]["role"] != "assistant":
         raise UserError(f"{line.path}, {line.noun} {line.number}: does not end with the assistant's answer.")
-    return Conversation(folder / image, messages, folder / depth if depth else None, unit)  # type: ignore[arg-type]
+    scene = line.text("scene") if "scene" in line.fields else ""
+    return Conversation(folder / image, messages, folder / depth if depth else None, unit, scene)  # type: ignore[arg-type]
 
 
 def _pictures(line: Line) -> tuple[str, str | None]:

@@ -1,11 +1,12 @@
 """Depth maps that people bring: arrays and files, in metres or millimetres, checked before a model sees them."""
 
+import struct
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from fathom.depth.depth_map import DepthKind, DepthVideo
 from fathom.depth.estimators import Estimator
@@ -14,6 +15,9 @@ from fathom.errors import UserError
 Unit = Literal["m", "mm"]
 DepthSource = DepthVideo | np.ndarray | Path | str
 ImageSource = Image.Image | np.ndarray | Path | str
+
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises on files that are no pictures, or damaged ones: a broken PNG chunk is a SyntaxError to it."""
 
 _PLAUSIBLE_METRES = (0.05, 250.0)
 """The median depth of a photograph of anything that people ask about; outside, the unit is wrong."""
@@ -36,7 +40,7 @@ def read_image(source: ImageSource) -> Image.Image:
                 source = ImageOps.exif_transpose(image.convert("RGB") if image.mode == "P" else image)
         except FileNotFoundError:
             raise UserError(f"{source}: there is no such picture") from None
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             raise UserError(f"{source} cannot be read as a picture ({error})") from None
     return source.convert("RGB")
 
@@ -72,13 +76,15 @@ def read_depth(source: DepthSource, kind: DepthKind, unit: Unit | None = None) -
 
     Args:
         source: (height, width); or a .npy file of that shape, or a picture of one channel and more than 8 bits.
-            0, negative and non-finite values are not known. A :class:`DepthVideo` of one frame is taken as it is; what
-            this function returned comes back unchanged.
+            0, negative and non-finite values are not known; of relative inverse depth in fractions, whose scale may
+            begin anywhere, only non-finite ones. A :class:`DepthVideo` of one frame is taken as it is; what this
+            function returned comes back unchanged.
         kind: which depth it should be.
         unit: of metric depth; by default whole numbers are millimetres and fractions are metres.
 
     Returns:
-        As a dataset keeps it: metres, or relative inverse depth in (0, 1]; 0 where it is not known.
+        As a dataset keeps it: metres, or relative inverse depth in (0, 1]; 0 where it is not known. Relative inverse
+        depth in whole numbers, such as that of `fathom vlm pairs`, is divided by its largest value.
 
     Raises:
         UserError: it is missing, damaged, of more than one channel, of another kind, nowhere known, or its unit is
@@ -90,12 +96,14 @@ def read_depth(source: DepthSource, kind: DepthKind, unit: Unit | None = None) -
         if depth.kind != kind:
             raise UserError(f"{name} is {depth.kind} depth, and the model reads {kind} depth: take another estimator")
     else:
-        values = _one_channel(_array(source, kind), name)
+        values = _one_channel(_array(source), name)
         if kind == "metric":
-            values = _metres(values, unit, name)
+            metres = _metres(values, unit, name)[None]
+            depth = DepthVideo(metres, kind, _above_zero(metres))
         elif unit is not None:
             raise UserError(f"{name}: relative inverse depth has no unit, and unit={unit} was given: leave it out")
-        depth = DepthVideo(values[None], kind, _known(values[None], kind))
+        else:
+            depth = _relative(values[None], name)
     if not depth.valid.any():
         raise UserError(f"{name}: no pixel has a known depth (finite and above 0): is it the right file?")
     if "range" in depth.provenance:  # it was stored before
@@ -105,7 +113,7 @@ def read_depth(source: DepthSource, kind: DepthKind, unit: Unit | None = None) -
     try:
         return depth.stored()
     except UserError:
-        raise UserError(f"{name}: the depth is the same everywhere: is it the right file?") from None
+        raise _constant(name) from None
 
 
 def _check_same_view(depth: DepthVideo, image: Image.Image, name: str) -> None:
@@ -139,20 +147,22 @@ def nearest_known(depth: DepthVideo, x: int, y: int) -> float:
     return float(depth.values[0, rows[nearest], columns[nearest]])
 
 
-def _array(source: np.ndarray | Path | str, kind: DepthKind) -> np.ndarray:
+def _array(source: np.ndarray | Path | str) -> np.ndarray:
     if isinstance(source, np.ndarray):
         return source
     try:
         if Path(source).suffix == ".npy":
             return np.load(source, allow_pickle=False)
         with Image.open(source) as image:
-            values = np.asarray(image)
+            values, palette = np.asarray(image), image.mode == "P"
     except FileNotFoundError:
         raise UserError(f"{source}: there is no such depth map") from None
-    except (OSError, ValueError, UnidentifiedImageError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{source} cannot be read as a depth map ({error})") from None
-    if kind == "metric" and values.ndim == 2 and values.dtype.itemsize == 1:
-        raise UserError(f"{source} has 8 bits per pixel, too few for metric depth: give a 16-bit PNG or a .npy file")
+    if palette:
+        raise UserError(f"{source} is a picture with a palette, not depth: give a 16-bit PNG or a .npy file")
+    if values.ndim == 2 and values.dtype.itemsize == 1:
+        raise UserError(f"{source} has 8 bits per pixel, too few for depth: give a 16-bit PNG or a .npy file")
     return values
 
 
@@ -177,7 +187,7 @@ def _metres(
         raise UserError(f"{name}: there is no unit {unit!r}: it is m or mm")
     unit = unit or ("m" if values.dtype.kind == "f" else "mm")
     metres = values.astype(np.float32) / (1000 if unit == "mm" else 1)
-    known = _known(metres, "metric")
+    known = _above_zero(metres)
     if not known.any():
         return metres
     median, (low, high) = float(np.median(metres[known])), _PLAUSIBLE_METRES
@@ -188,6 +198,23 @@ def _metres(
     raise UserError(f"{name}: its median depth would be {median:,.4g} m with unit={unit}: {hint}")
 
 
-def _known(values: np.ndarray, kind: DepthKind) -> np.ndarray:
-    """Relative inverse depth may be 0, or below: only its order counts."""
-    return np.isfinite(values) & (values > 0) if kind == "metric" else np.isfinite(values)
+def _relative(values: np.ndarray, name: str) -> DepthVideo:
+    """Relative inverse depth as it was brought, or, of whole numbers, already as it is stored.
+
+    Whole numbers have 0 for what is not known, and are not cut to percentiles: those of `fathom vlm pairs` were once.
+    """
+    if values.dtype.kind == "f":
+        return DepthVideo(values, "relative_inverse", np.isfinite(values))
+    known, most = values > 0, int(values.max(initial=0))
+    if known.any() and values[known].min() == most:
+        raise _constant(name)
+    scaled = np.where(known, values / max(most, 1), 0).astype(np.float32)
+    return DepthVideo(scaled, "relative_inverse", known, {"range": [0, most]})
+
+
+def _above_zero(values: np.ndarray) -> np.ndarray:
+    return np.isfinite(values) & (values > 0)
+
+
+def _constant(name: str) -> UserError:
+    return UserError(f"{name}: the depth is the same everywhere: is it the right file?")

@@ -124,6 +124,19 @@ def add_depth_channel(tower: Any) -> None:
     embed.in_channels = tower.config.in_channels = 4
 
 
+def keep_embedding_precise(tower: Any) -> None:
+    """``rgbd``: the patch embedding, which is trained, is kept in fp32, whatever the type of the rest of the tower.
+
+    In bf16 a step of a small learning rate is mostly rounded away. The blocks behind it see their own type.
+    """
+    tower.patch_embed.proj.float()
+    tower.patch_embed.register_forward_hook(lambda _, __, embedded: embedded.to(_type_of(tower.blocks)))
+
+
+def _type_of(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
+
+
 def with_depth_channel(
     pixels: Float[Tensor, "patches rgb"], depth: Float[Tensor, "patches pixels"]
 ) -> Float[Tensor, "patches rgbd"]:

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, fields
 
-import torch
-
 from fathom.vlm.model import DepthVLM
 
 _GIB = 2**30
@@ -49,7 +47,7 @@ def memory_plan(model: DepthVLM, *, tokens: int, batch: int = 1, training: bool 
     parameters = list({id(parameter): parameter for parameter in model.parameters()}.values())
     weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
     text = model.vlm.config.text_config
-    size = torch.empty((), dtype=model.vlm.dtype).element_size()
+    size = model.vlm.get_input_embeddings().weight.element_size()
     if not training:
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         keys_and_values = 2 * text.num_hidden_layers * text.num_key_value_heads * head

@@ -26,6 +26,7 @@ from fathom.vlm.fusion import (
     add_depth_positions,
     concat_depth,
     depth_grid,
+    keep_embedding_precise,
     spread_layers,
     with_depth_channel,
 )
@@ -60,8 +61,10 @@ class DepthVLM(nn.Module, ModelHubMixin):
         self.config, self.vlm, self.processor = config, vlm, processor
         self.provenance: dict[str, Any] = {}
         tower = vision_tower(vlm)
-        if config.fusion == "rgbd" and tower.config.in_channels == 3:
-            add_depth_channel(tower)
+        if config.fusion == "rgbd":
+            if tower.config.in_channels == 3:  # else it was saved with its fourth
+                add_depth_channel(tower)
+            keep_embedding_precise(tower)
         if config.has_encoder:
             self.depth_encoder = DepthEncoder(tower)
         if config.fusion == "adapter":

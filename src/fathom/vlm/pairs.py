@@ -2,10 +2,11 @@
 
 A folder of pairs holds ``images/`` and ``depth/`` with files of the same names. Depth is a 16-bit PNG: millimetres, or
 relative inverse depth from 1 (far) to 65535; 0 where it is not known. ``pairs.json`` says which, and how it was made. A
-folder of `fathom vlm questions` is one, too.
+folder of `fathom vlm questions` is one, too. Frames are named by episode and number, such as ``000012-0340``.
 """
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from fathom.vlm.picture_sources import Picture, open_pictures
 
 _RECORD = "pairs.json"
 _MOST = 65535
+_FRAME = re.compile(r"(\d{6})-\d{4,}")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,12 @@ class Pair:
     name: str
     image: Path
     depth: Path
+
+    @property
+    def scene(self) -> str:
+        """Pairs of one scene, the frames of an episode, look alike; any other picture is a scene of its own."""
+        frame = _FRAME.fullmatch(self.name)
+        return frame[1] if frame else self.name
 
 
 @dataclass(frozen=True)
@@ -112,14 +120,19 @@ def make_pairs(source: str | Path, making: PairMaking, out: str | Path, *, devic
 
 
 def read_pairs(folder: str | Path) -> tuple[list[Pair], DepthKind]:
-    """The pairs of a folder by name, and the kind of their depth.
+    """The pairs of a folder by name, and the kind of their depth; a picture without depth is no pair.
 
     Raises:
-        UserError: there are none, or a picture or a depth map has no partner.
+        UserError: there are none, a depth map has no picture, or several.
     """
     folder = Path(folder)
     depths = {_stem(path, folder / "depth"): path for path in sorted((folder / "depth").rglob("*.png"))}
-    images = {_stem(path, folder / "images"): path for path in sorted((folder / "images").rglob("*")) if path.is_file()}
+    images: dict[str, Path] = {}
+    for path in sorted(path for path in (folder / "images").rglob("*") if path.is_file()):
+        name = _stem(path, folder / "images")
+        if name in images:
+            raise UserError(f"{images[name]} and {path.name} have one name and one depth map: remove one of them")
+        images[name] = path
     if not depths:
         raise UserError(
             f"{folder} has no pairs: expected images/NAME.png and depth/NAME.png, as `fathom vlm pairs` does"
@@ -132,17 +145,27 @@ def read_pairs(folder: str | Path) -> tuple[list[Pair], DepthKind]:
 
 
 def held_out(pairs: Sequence[Pair], share: float, seed: int = 0) -> tuple[list[Pair], list[Pair]]:
-    """Pairs to learn from, and at least two to be tested with, drawn by the seed.
+    """Pairs to learn from, and at least two to be tested with, drawn by the seed; a scene is in one of both only.
 
     Raises:
-        UserError: there are too few.
+        UserError: there are too few, or too few scenes.
     """
     if len(pairs) < 4:
         raise UserError(f"there are {len(pairs)} pairs: at least 4 are needed, 2 to learn from and 2 held out")
-    count = min(max(2, round(share * len(pairs))), len(pairs) - 2)
-    order = list(pairs)
+    scenes: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        scenes.setdefault(pair.scene, []).append(pair)
+    order = list(scenes)
     random.Random(seed).shuffle(order)
-    return order[count:], order[:count]
+    count, test = max(2, round(share * len(pairs))), list[Pair]()
+    while order and len(test) < count and len(pairs) - len(test) - len(scenes[order[0]]) >= 2:
+        test += scenes[order.pop(0)]
+    if len(test) < 2:
+        raise UserError(
+            f"the {len(pairs)} pairs show {len(scenes)} scenes: none can be held out that is not learnt from; take "
+            "more episodes or pictures"
+        )
+    return [pair for scene in order for pair in scenes[scene]], test
 
 
 def flip_and_turn(

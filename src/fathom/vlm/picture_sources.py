@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from fathom.data.dataset import LeRobotDataset, open_dataset
 from fathom.data.features import IMAGES
 from fathom.errors import UserError
-from fathom.vlm.depth_input import read_image
+from fathom.vlm.depth_input import UNREADABLE, read_image
 
 _ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
@@ -150,5 +150,5 @@ def _cell(data: Any, row: int, column: str, source: str | Path) -> Image.Image:
     try:
         with Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]) as image:
             return image.convert("RGB")
-    except (OSError, TypeError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (TypeError, *UNREADABLE) as error:
         raise UserError(f"{source}, row {row}: '{column}' cannot be read as a picture ({error})") from None

@@ -32,10 +32,15 @@ def save_depth_vlm(model: DepthVLM, folder: Path, *, adapters_only: bool = False
             read from ``config.base``.
 
     Raises:
-        UserError: the adapters alone are asked for, and there is no base that they could be put onto.
+        UserError: the adapters alone are asked for, and there are none, or no base that they could be put onto.
     """
     if adapters_only and model.config.base is None:
         raise UserError("the model began with random weights: its adapters mean nothing without them; save it whole")
+    if adapters_only and model.config.lora is None:
+        raise UserError(
+            "the model has no adapters (they were merged, or all of it was trained): its VLM is no longer that of "
+            "config.base; save it whole"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     model.processor.save(folder)
     save_provenance(model.provenance, folder)
@@ -68,7 +73,7 @@ def load_depth_vlm(
     if values.get("model_type") in FAMILIES:
         model = start_depth_vlm(source, DepthVLMConfig(fusion="none"), dtype=dtype, **download)
     elif values.pop("kind", None) == KIND:
-        model = _read(folder, values, dtype)
+        model = _read(folder, values, dtype, download.get("token"))
         model.provenance = read_provenance(folder)
     else:
         raise UserError(f"{folder / 'config.json'} describes no depth-aware VLM, and none of {', '.join(FAMILIES)}")
@@ -95,6 +100,19 @@ def start_depth_vlm(
     return model
 
 
+def outline_depth_vlm(base: str | Path, config: DepthVLMConfig, *, dtype: torch.dtype = torch.float32) -> DepthVLM:
+    """What :func:`start_depth_vlm` would make, on the meta device: shapes and types without weights, at once.
+
+    Raises:
+        UserError: the base is no such VLM.
+    """
+    folder = local_folder(base, _FILES)
+    values = read_json(folder / "config.json", "vision-language model")
+    processor = DepthVLMProcessor.load(folder, config)
+    with torch.device("meta"):
+        return DepthVLM(config, new_vlm(values.get("vlm", values)).to(dtype), processor)
+
+
 def _onto(folder: Path, config: DepthVLMConfig, base: str, dtype: torch.dtype) -> DepthVLM:
     config = DepthVLMConfig(**{**vars(config), "base": base})
     return DepthVLM(config, _vlm_in(folder, dtype), DepthVLMProcessor.load(folder, config))
@@ -111,13 +129,14 @@ def _vlm_in(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     return vlm
 
 
-def _read(folder: Path, values: dict[str, Any], dtype: torch.dtype) -> DepthVLM:
+def _read(folder: Path, values: dict[str, Any], dtype: torch.dtype, token: Any = None) -> DepthVLM:
+    """The token opens the base, too, where adapters alone were saved."""
     described_vlm = values.pop("vlm", None)
     config = parse_config(DepthVLMConfig, values, folder / "config.json")
     if described_vlm is None:
         if config.base is None:
             raise UserError(f"{folder / 'config.json'} has adapters alone and names no base that they belong to")
-        model = _onto(local_folder(config.base, _FILES), config, config.base, dtype)
+        model = _onto(local_folder(config.base, _FILES, token=token), config, config.base, dtype)
         _load_adapters(model, folder / _ADAPTERS)
         return model
     with parameters_unset(dtype):

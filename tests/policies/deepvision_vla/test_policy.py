@@ -11,7 +11,7 @@ from fathom.errors import UserError
 from fathom.policies import load_policy
 from fathom.policies.deepvision_vla import DeepVisionVLAConfig, ExpertConfig, PruningConfig
 
-from .conftest import DEPTH, observation_of, tiny_config, with_
+from .conftest import DEPTH, EXPERT, observation_of, tiny_config, with_
 
 VARIANTS = {
     "paper": {},
@@ -82,13 +82,17 @@ def test_every_part_learns(make_policy, make_batch):
     policy = make_policy(depth=DEPTH, proprio=True)
     policy.loss(make_batch()).total(0.1).backward()
     still = {name for name, p in policy.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())}
-    # The expert ends at the keys and values of its last layer, and the depth tokens never use the action's projections.
-    last = (
-        "mixture.streams.expert.own.layers.2.",
-        "mixture.streams.expert.alignments.2.",
-        "mixture.streams.expert.own.norm",
+    # The expert ends at the keys and values of its last layer: nothing reads what comes out of it.
+    own, last = "mixture.streams.expert.own.", "mixture.streams.expert.own.layers.2."
+    parts = ("attention.q_proj.", "attention.o_proj.", "layer_scale1.", "layer_scale2.", "norm2.", "mlp.")
+    unread = (
+        *(last + part for part in parts),
+        "mixture.streams.expert.alignments.2.query.",
+        "mixture.streams.expert.alignments.2.output.",
+        own + "norm.",
+        own + "embeddings.mask_token",
     )
-    assert all(name.startswith((*last, "mixture.streams.expert.own.embeddings.mask_token")) for name in still), still
+    assert still == {name for name, _ in policy.named_parameters() if name.startswith(unread)}
 
 
 def test_the_aligned_expert_is_not_trained_and_not_run_in_acting(make_policy, make_batch, monkeypatch):
@@ -147,7 +151,10 @@ class TestStart:
         baseline.save(tmp_path)
         grown = make_policy(depth=DEPTH, proprio=True)
         before = grown.mixture.streams["expert"].own.layers[0].norm1.weight.clone()
-        grown.start_from(tmp_path, baseline.config)
+        fresh = grown.start_from(tmp_path, baseline.config)
+        streams = ["mixture.streams.depth", "mixture.streams.expert"]
+        assert fresh == ["depth_head", "mixture.bias", *streams, "proprio_encoder"]
+        assert make_policy(expert=None).start_from(tmp_path, baseline.config) == []
         assert torch.equal(grown.action_head[0].weight, baseline.action_head[0].weight)
         assert torch.equal(grown.mixture.streams["expert"].own.layers[0].norm1.weight, before)
 
@@ -166,6 +173,29 @@ class TestStart:
         assert (config.layers, config.expert.layers, config.expert.coupled) == (4, 3, 2)
         assert (config.horizon, config.expert.reads, config.expert.pruning) == (2, "none", None)
         assert start.choosing_as(replace(wish, expert=None)).expert is None
+
+    @pytest.mark.parametrize(
+        "wish",
+        [
+            {"fusion": "early"}, {"which": "first"}, {"kv_heads": 4}, {"coupled": 3}, {"encoder": "siglip"},
+            {"bias": 0.0}, {"image_size": 64},
+        ],
+        ids=str,
+    )  # fmt: skip
+    def test_what_the_weights_were_not_made_for_is_refused(self, wish):
+        """It would come back as it was, without a word."""
+        (name,) = wish
+        with pytest.raises(UserError, match=rf"policy\.expert\.{name} is .* in the recipe, but the weights"):
+            EXPERT.choosing_as(with_(ExpertConfig(), **wish))
+        same = tiny_config(expert=with_(**wish))
+        assert same.choosing_as(same) == same
+        assert same.choosing_as(DeepVisionVLAConfig(expert=ExpertConfig(pruning=None))).expert.pruning is None
+
+    def test_early_fusion_begins_as_the_baseline(self, make_policy, make_batch):
+        policy, baseline = make_policy(expert=with_(fusion="early")).eval(), make_policy(expert=None).eval()
+        state, batch = policy.state_dict(), observation_of(make_batch())
+        baseline.load_state_dict({name: state[name] for name in baseline.state_dict()})
+        assert torch.equal(policy.sample_actions(batch), baseline.sample_actions(batch))
 
 
 class TestBadInput:

@@ -17,14 +17,25 @@ from .conftest import DEPTH, EXPERT, observation_of, tiny_config, with_
 @pytest.mark.parametrize(
     "expert", [{}, {"reads": "none", "kv_heads": 4}, {"positions": "native", "pruning": None}], ids=str
 )
-def test_an_expert_that_is_never_read_leaves_the_baseline(expert, make_policy, make_batch):
+@pytest.mark.parametrize("depth", [None, DEPTH], ids=["paper", "both at once"])
+def test_an_expert_that_is_never_read_leaves_the_baseline(depth, expert, make_policy, make_batch, outputs_of):
     """With the bias at minus infinity the language model does not know of it."""
-    policy = make_policy(expert=with_(bias=float("-inf"), **expert)).eval()
-    baseline = make_policy(expert=None).eval()
+    policy = make_policy(expert=with_(bias=float("-inf"), **expert), depth=depth).eval()
+    torch.manual_seed(4)
+    for name, parameter in policy.named_parameters():
+        if name.startswith("mixture.streams."):  # as drawn, most states are nearly nothing
+            torch.nn.init.normal_(parameter, std=0.25)
+    baseline = make_policy(expert=None, depth=depth).eval()
     state = policy.state_dict()
     baseline.load_state_dict({name: state[name] for name in baseline.state_dict()})
-    inputs = policy.prepare(observation_of(make_batch()))
-    torch.testing.assert_close(policy.chunk(inputs), baseline.chunk(inputs), atol=1e-6, rtol=0)
+    observation = observation_of(make_batch())
+    without = outputs_of(baseline, observation)
+    given = outputs_of(policy, observation)
+    assert set(without) == {"prompt", "action"} | ({"depth"} if depth else set())
+    for block, expected in without.items():
+        torch.testing.assert_close(given[block], expected, atol=1e-6, rtol=1e-6)
+    inputs = policy.prepare(observation)
+    torch.testing.assert_close(policy.chunk(inputs), baseline.chunk(inputs), atol=1e-6, rtol=1e-6)
 
 
 def test_an_expert_that_is_read_changes_the_actions(make_policy, make_batch):

@@ -92,6 +92,20 @@ def test_without_a_vision_expert_it_is_the_baseline(language, tmp_path):
     assert loaded(tmp_path / "out").config.expert is None
 
 
+@pytest.mark.parametrize("fusion", ["early", "aligned"])
+def test_an_expert_that_runs_by_itself(fusion, language, vision, tmp_path):
+    """Its weights are DINOv3's; where its output is added, nothing is added to begin with."""
+    config = replace(CONFIG, expert=replace(CONFIG.expert, fusion=fusion, pruning=None))
+    import_qwen3_vl(language, vision, tmp_path / "out", config)
+    policy = loaded(tmp_path / "out")
+    own = policy.whole_expert.mixture.streams["expert"].state_dict()
+    theirs = load_file(vision / "model.safetensors")
+    theirs = {name.removeprefix("model.").replace("layer.", "layers."): tensor for name, tensor in theirs.items()}
+    assert own.keys() == theirs.keys()
+    assert all(torch.equal(own[name], tensor) for name, tensor in theirs.items())
+    assert bool(policy.whole_expert.project.weight.any()) == (fusion == "aligned")
+
+
 def test_the_two_the_wrong_way_round(language, vision, tmp_path):
     with pytest.raises(UserError, match="'dinov3_vit' model; a 'qwen3_vl' is expected"):
         import_qwen3_vl(vision, language, tmp_path / "out", CONFIG)
@@ -121,7 +135,16 @@ def test_the_verb(language, vision, tmp_path, capsys):
     config = loaded(tmp_path / "out").config
     assert (config.horizon, config.expert.coupled, config.expert.kv_heads, config.layers) == (4, 2, 2, 4)
     assert config.proprio and config.expert.pruning is None
+    others = ["--kv-heads", "4", "--which", "first", "--bias", "0", "--seed", "1"]
+    assert main([*words, str(tmp_path / "other"), *expert, *others]) == 0
+    policy = loaded(tmp_path / "other")
+    assert (policy.config.expert.kv_heads, policy.config.expert.which, policy.config.expert.bias) == (4, "first", 0)
+    assert not policy.mixture.bias.values.any()
+    assert main([*words, str(tmp_path / "early"), *expert, "--fusion", "early"]) == 0
+    assert loaded(tmp_path / "early").config.expert.fusion == "early"
+    capsys.readouterr()
     assert main([*words, str(tmp_path / "baseline")]) == 0
+    assert "no vision expert" in capsys.readouterr().out
     assert loaded(tmp_path / "baseline").config.expert is None
 
 
@@ -132,6 +155,7 @@ def test_the_verb(language, vision, tmp_path, capsys):
         (["--image-size", "30"], "vision.image_size 30 must be a multiple"),
         (["--image-size", "260"], "vision.image_size 260 must be a multiple of patch x merge 32"),
         (["--cameras", "wrist"], "the first camera must be 'main'"),
+        (["--kv-heads", "3"], "expert.kv_heads is 3: the language model has 2 key heads and 4 heads"),
     ],
 )
 def test_what_the_verb_refuses(options, told, language, vision, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from fathom.data.writer import DatasetWriter
 from fathom.errors import UserError
 from fathom.simulation.collect import collect
 from fathom.simulation.demonstrations import Style
+from fathom.vlm.config import DepthVLMConfig
 from fathom.vlm.questions import View
 from fathom.vlm.questions.names import named_by_task
 from fathom.vlm.questions.reading import read_made_questions
@@ -77,7 +79,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 
 
 def test_scenes_are_in_one_split_only(made) -> None:
-    splits = [{line["episode"] for line in lines_of(made / f"{split}.jsonl")} for split in ("train", "test")]
+    splits = [{line["scene"] for line in lines_of(made / f"{split}.jsonl")} for split in ("train", "test")]
     assert [len(split) for split in splits] == [3, 2]
     assert set.union(*splits) == set(range(5)) and set.isdisjoint(*splits)
 
@@ -92,7 +94,7 @@ def test_every_second_frame_is_asked_about(made) -> None:
 def test_lines_name_their_picture_and_depth(made, dataset) -> None:
     frames = open_dataset(dataset, depth=True)
     line = lines_of(made / "test.jsonl")[-1]
-    sample = frames[3 * line["episode"] + line["frame"]]
+    sample = frames[3 * line["scene"] + line["frame"]]
     colour = np.array(Image.open(made / line["image"]))
     depth = np.array(Image.open(made / line["depth"]))
     np.testing.assert_array_equal(colour.transpose(2, 0, 1), sample["observation.images.main"])
@@ -120,7 +122,7 @@ def test_a_model_is_asked_and_scored(made, tmp_path) -> None:
     class Knowing:
         """Answers by heart, and looks at what it is given."""
 
-        def answer(self, image: Image.Image, question: str, depth: Path | None = None) -> str:
+        def answer(self, image: Image.Image, question: str, depth: Path | None = None, **_: int) -> str:
             assert depth is not None and Image.open(depth).size == image.size
             return next(known)
 
@@ -193,7 +195,9 @@ def test_a_folder_of_questions_is_a_benchmark(made, tmp_path, monkeypatch, capsy
     """`fathom vlm eval --benchmark msmu` takes it as it takes MSMU's own, and asks the questions of the test."""
 
     class Silent:
-        def answer(self, image: Image.Image, question: str, depth: Path | None = None) -> str:
+        config, processor = DepthVLMConfig(fusion="none"), SimpleNamespace(estimator=None)
+
+        def answer(self, image: Image.Image, question: str, depth: Path | None = None, **_: int) -> str:
             assert depth is not None
             return "I cannot tell."
 

@@ -86,6 +86,11 @@ class TestSpatialBench:
         assert score.overall == pytest.approx(100 - (25 + 100) / 2)
         assert [failure.reason for failure in score.failures] == ["3 in place of 4", "no number in 'Many'"]
 
+    @pytest.mark.parametrize("answer", ["3", 3, 3.0, "3.0", "three"])
+    def test_a_true_count_in_every_spelling(self, write, answer) -> None:
+        path = write(bench("counting", "There are 3.", answer))
+        assert score_file(path, "spatialbench", "fixed").overall == 100
+
     def test_a_score_may_be_negative(self, write) -> None:
         assert score_file(write(bench("counting", "9", "3")), "spatialbench", "fixed").overall == pytest.approx(-100)
 

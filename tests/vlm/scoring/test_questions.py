@@ -28,7 +28,7 @@ class Parrot:
         self.answers = list(answers)
         self.asked: list[tuple[Image.Image, str, Path | None]] = []
 
-    def answer(self, image: Image.Image, question: str, depth: Path | None = None) -> str:
+    def answer(self, image: Image.Image, question: str, depth: Path | None = None, *, max_new_tokens: int = 0) -> str:
         if not self.answers:
             raise KeyboardInterrupt
         self.asked.append((image, question, depth))
@@ -159,6 +159,17 @@ class TestContinuing:
         assert out.read_text().startswith(first)
         assert [question for _, question, _ in model.asked] == ["Is there no cup?", "How many cups?"]
         assert score_file(out, "spatialbench", "fixed").overall == 100
+
+    def test_line_separators_in_answers_and_a_cut_within_a_character(self, spatialbench, tmp_path) -> None:
+        questions, said = read_questions("spatialbench", spatialbench), tmp_path / "said.jsonl"
+        answers = ["Yes\u2028indeed", "No\u0085", "3"]
+        with pytest.raises(KeyboardInterrupt):
+            answer_questions(Parrot(*answers[:2]), questions, said)
+        with said.open("ab") as file:
+            file.write('{"response": "…'.encode()[:-1])
+        answer_questions(Parrot(answers[2]), questions, said)
+        lines = said.read_bytes().split(b"\n")
+        assert [json.loads(line)["response"] for line in lines[:-1]] == answers and lines[-1] == b""
 
     def test_answers_to_other_questions_are_kept_apart(self, spatialbench, tmp_path) -> None:
         questions, out = read_questions("spatialbench", spatialbench), tmp_path / "said.jsonl"

@@ -109,6 +109,12 @@ class DeepVisionVLAConfig:
         return max(self.vision.image_size, self.expert.image_size if self.expert else 0)
 
     @property
+    def stored_size(self) -> int | None:
+        """Side to which pictures can be resized once and for all; none where two parts see them at different sizes."""
+        sizes = {self.vision.image_size, self.expert.image_size if self.expert else self.vision.image_size}
+        return self.image_size if len(sizes) == 1 else None
+
+    @property
     def framing(self) -> tuple[int, int]:
         """Tokens of the prompt before the first image, and directly before each image and again behind it."""
         return (3, 1) if self.prompt == "chat" else (0, 0)  # Qwen's chat template
@@ -126,7 +132,12 @@ class DeepVisionVLAConfig:
         return counts | {f"expert_{camera}": seen for camera in self.cameras if self.coupling}
 
     def choosing_as(self, other: "DeepVisionVLAConfig") -> "DeepVisionVLAConfig":
-        """These sizes, which belong to the weights, with the other's choices, which can be made for any weights."""
+        """These sizes, which belong to the weights, with the other's choices, which can be made for any weights.
+
+        Raises:
+            UserError: the other asks for a vision expert that these weights were not made for.
+            ValueError: the choices do not fit these sizes.
+        """
         names = [
             "horizon",
             "cameras",

@@ -13,6 +13,15 @@ from fathom.policies.deepvision_vla.streams import vision_stream
 from fathom.policies.deepvision_vla.vision_config import ExpertConfig
 
 
+class Silent(nn.Linear):
+    """A linear map that begins at zero, so that pretrained tokens to which it adds begin as they were."""
+
+    def reset_parameters(self) -> None:
+        """All zeros."""
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
 class WholeExpert(nn.Module):
     """A vision expert that runs by itself to its end, and whose patches are brought to the language model's grid.
 
@@ -29,7 +38,7 @@ class WholeExpert(nn.Module):
             {"expert": vision_stream(expert)}, {"expert": "expert"}, Visibility({"expert": "expert"})
         )
         early = expert.fusion == "early"
-        self.project = nn.Linear(expert.width, vlm_width) if early else nn.Linear(vlm_width, expert.width)
+        self.project = Silent(expert.width, vlm_width) if early else nn.Linear(vlm_width, expert.width)
 
     def features(
         self, pixels: Float[Tensor, "batch cameras 3 size size"], scale: float | Tensor = 1.0

@@ -3,7 +3,7 @@
 Source: arXiv 2603.15618; without the expert it is the baseline QwenVLA-OFT.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -16,13 +16,14 @@ from fathom.data.batch import Batch, Observation, Whole
 from fathom.data.draws import Draws
 from fathom.data.normalization import Normalization
 from fathom.depth.tokenizer import DepthTokenizer
+from fathom.errors import UserError
 from fathom.mixture import AlignedStream, Block, Pass, Qwen3Stream
 from fathom.policies.deepvision_vla.config import DeepVisionVLAConfig
 from fathom.policies.deepvision_vla.fusion import WholeExpert
 from fathom.policies.deepvision_vla.inputs import Inputs
 from fathom.policies.deepvision_vla.layout import Layout
 from fathom.policies.deepvision_vla.outcome import Outcome
-from fathom.policies.deepvision_vla.pictures import expert_picture, square, tower_picture
+from fathom.policies.deepvision_vla.pictures import check_square, expert_picture, square, tower_picture
 from fathom.policies.deepvision_vla.prompt import ChatTokenizer, fixed_words, tokenizer_kind
 from fathom.policies.deepvision_vla.pruning import Pruner
 from fathom.policies.deepvision_vla.streams import build_mixture, expert_blocks, joint_steps
@@ -81,6 +82,19 @@ class DeepVisionVLA(Policy):
         """See :class:`Policy`."""
         return tokenizer_kind(config)
 
+    @classmethod
+    def check_training(
+        cls, config: DeepVisionVLAConfig, pictures: Mapping[str, tuple[int, int]], start: DeepVisionVLAConfig | None
+    ) -> None:
+        """See :class:`Policy`: pictures are square, and an expert that is never trained was trained before."""
+        for camera, (height, width) in pictures.items():
+            check_square(camera, height, width)
+        if config.expert and config.expert.fusion == "aligned" and not (start and start.expert):
+            raise UserError(
+                "policy.expert.fusion is aligned, which never trains the vision expert: start from weights that have "
+                "one (fathom import qwen3-vl --vision ... --fusion aligned), or choose mot or early"
+            )
+
     def loss(self, batch: Batch, draws: Draws | None = None, whole: Whole | None = None) -> Losses:
         """Mean absolute error of the actions over what is valid, and error of the depth.
 
@@ -93,7 +107,7 @@ class DeepVisionVLA(Policy):
         losses: dict[str, Any] = {"action": action_loss(error, batch, whole)}
         if self.depth_head and outcome.depth is not None:
             losses |= depth_losses(self.depth_head, self.depth_tokenizer, outcome.depth, batch, whole)
-        if self.config.expert and self.whole_expert and self.config.expert.fusion == "aligned":
+        if self.config.expert and self.whole_expert and outcome.image is not None:
             missed = self.whole_expert.misalignment(outcome.image, cast(Tensor, inputs.expert_pixels))
             losses["alignment"] = self.config.expert.alignment_weight * missed.sum() / len(whole)
         return Losses(**losses)
@@ -157,7 +171,7 @@ class DeepVisionVLA(Policy):
         wanted = ["action", "depth"] if with_depth and self.depth_head else ["action"]
         passing = self.mixture.begin(self._blocks(inputs, images), wanted=wanted)
         pruner = self._pruner(inputs)
-        middle = images
+        middle = images if self._aligns else None
         for step in self.mixture.plan:
             if pruner and passing.place == self.entry:
                 passing.select(pruner.kept())
@@ -166,7 +180,7 @@ class DeepVisionVLA(Policy):
                 pruner.watch(passing, step)
             if step.get("vlm", len(deepstack)) < len(deepstack):
                 passing.add("prompt", self._among_prompt(deepstack[step["vlm"]], inputs))
-            if step.get("vlm") == self.config.layers // 2 - 1:
+            if self._aligns and step.get("vlm") == self.config.layers // 2 - 1:
                 middle = self._image_part(passing)
         hidden = passing.outputs()
         return Outcome(self.action_head(hidden["action"]), hidden.get("depth"), middle)
@@ -242,6 +256,11 @@ class DeepVisionVLA(Policy):
     @property
     def _language_model(self) -> Qwen3Stream:
         return cast(Qwen3Stream, self.mixture.streams["vlm"])
+
+    @property
+    def _aligns(self) -> bool:
+        """Whether image tokens are trained to resemble the vision expert's output."""
+        return self.config.expert is not None and self.config.expert.fusion == "aligned"
 
     @property
     def _last_layer(self) -> nn.Linear:

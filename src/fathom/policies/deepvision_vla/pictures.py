@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fathom.data.resize import resize
+from fathom.data.resize import unit_picture
 from fathom.errors import UserError
 from fathom.policies.deepvision_vla.vision_config import ExpertConfig
 
@@ -19,29 +19,28 @@ def square(image: Tensor, camera: str, blind: bool) -> Tensor:
         UserError: it is not square, and would be squeezed.
     """
     height, width = image.shape[-2:]
+    check_square(camera, height, width)
+    return torch.full_like(image, 128 if image.dtype == torch.uint8 else 0.5) if blind else image
+
+
+def check_square(camera: str, height: int, width: int) -> None:
+    """A UserError where a camera's pictures would be squeezed."""
     if height != width:
         raise UserError(
             f"camera {camera!r} gives pictures of {width} x {height} pixels, and the policy sees square ones: "
             "crop or pad them to a square"
         )
-    return torch.full_like(image, 128 if image.dtype == torch.uint8 else 0.5) if blind else image
 
 
 def tower_picture(image: Tensor, size: int) -> Float[Tensor, "batch 3 {size} {size}"]:
     """In [-1, 1], as Qwen3-VL's tower and SigLIP see it."""
-    return _unit(image, size) * 2 - 1
+    return unit_picture(image, size) * 2 - 1
 
 
 def expert_picture(image: Tensor, expert: ExpertConfig) -> Float[Tensor, "batch 3 size size"]:
     """As the vision expert sees it."""
     if expert.encoder == "siglip":
         return tower_picture(image, expert.image_size)
-    unit = _unit(image, expert.image_size)
+    unit = unit_picture(image, expert.image_size)
     mean, deviation = (unit.new_tensor(values)[:, None, None] for values in (_MEAN, _DEVIATION))
     return (unit - mean) / deviation
-
-
-def _unit(image: Tensor, size: int) -> Float[Tensor, "batch 3 {size} {size}"]:
-    """In [0, 1]."""
-    small = resize(image, size)
-    return small.float() / 255 if small.dtype == torch.uint8 else small.float()

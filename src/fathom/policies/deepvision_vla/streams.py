@@ -85,12 +85,15 @@ def joint_steps(config: DeepVisionVLAConfig) -> list[int]:
 
 
 def logit_bias(config: DeepVisionVLAConfig) -> LogitBias | None:
-    """The reluctance of the language model's blocks to read the vision expert."""
+    """The reluctance of the language model's blocks, and of the depth expert's, to read the vision expert.
+
+    The actions read the depth expert: what it reads, they would hear of.
+    """
     if config.coupling is None:
         return None
     experts = " ".join(expert_blocks(config))
     table = visibility(config)
-    shy = ("prompt", "proprio", "action")
+    shy = ("prompt", "proprio", "depth", "action")
     pairs = Visibility({name: experts if name in shy else "" for name in table.blocks})
     return LogitBias(pairs, joint_steps(config), config.coupling.bias)
 

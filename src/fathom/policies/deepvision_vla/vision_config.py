@@ -7,8 +7,15 @@ from transformers import SiglipVisionConfig
 from transformers.models.dinov3_vit.configuration_dinov3_vit import DINOv3ViTConfig
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLVisionConfig
 
+from fathom.errors import UserError
 from fathom.mixture.aligned import Positions
 from fathom.policies.sizes import check_positive
+
+CHOICES = ("reads", "positions", "pruning", "alignment_weight")
+"""Of a vision expert, what can be chosen for any weights."""
+
+MADE_FOR = ("encoder", "fusion", "coupled", "which", "kv_heads", "bias", "image_size")
+"""Of a vision expert, what weights are made for, and what no other weights of the same sizes would do."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +119,9 @@ class ExpertConfig:
         registers: tokens beside CLS that stand for no place (DINOv3 alone).
         gated_mlp: SwiGLU in place of a plain MLP (DINOv3 alone).
         fusion: how it reaches the language model. ``mot``: they meet in a shared attention (the paper). For comparison:
-            ``early``: its output is added to the image tokens; ``aligned``: the language model's image tokens are
-            trained to resemble its output, in the middle layer, and it is not run in acting.
+            ``early``: its output is added to the image tokens, through a map that begins at zero; ``aligned``: the
+            language model's image tokens are trained to resemble its output, in the middle layer, and it is not run in
+            acting. An aligned expert is never trained, so it must come with the weights that a training starts from.
         coupled: how many of its layers meet as many of the language model's last ones (paper: 16).
         which: of its layers: the ``last``, the ``first``, or some spread ``uniform`` over all (paper: last).
         reads: what of the language model's tokens it reads: ``all``, the ``prompt`` alone, or ``none`` (our choice:
@@ -192,8 +200,22 @@ class ExpertConfig:
         return self.joining[-1] + 1 if self.fusion == "mot" else self.layers
 
     def choosing_as(self, other: "ExpertConfig") -> "ExpertConfig":
-        """These sizes, which belong to the weights, with the other's choices, which can be made for any weights."""
-        return replace(self, **{name: getattr(other, name) for name in ("reads", "positions", "bias", "pruning")})
+        """These sizes, which belong to the weights, with the other's choices, which can be made for any weights.
+
+        Raises:
+            UserError: the other asks for weights that were made in another way (:data:`MADE_FOR`). What it leaves at
+                its default is not asked for.
+            ValueError: the choices do not fit these sizes.
+        """
+        plain = ExpertConfig()
+        for name in MADE_FOR:
+            wished, made = getattr(other, name), getattr(self, name)
+            if wished not in (made, getattr(plain, name)):
+                raise UserError(
+                    f"policy.expert.{name} is {wished} in the recipe, but the weights that the training starts from "
+                    f"were made for {made}: set it to {made}, or make them anew with {wished}"
+                )
+        return replace(self, **{name: getattr(other, name) for name in CHOICES})
 
     def dinov3(self) -> DINOv3ViTConfig:
         """The same as transformers says it."""

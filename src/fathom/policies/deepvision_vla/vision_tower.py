@@ -5,7 +5,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionBlock, Qwen3VLVisionModel
 
 from fathom.mixture import Mask, attend
@@ -25,6 +25,7 @@ class VisionTower(Qwen3VLVisionModel):
 
     def __init__(self, config: TowerConfig, out_width: int) -> None:
         super().__init__(config.qwen(out_width))
+        self.blocks = nn.ModuleList(_Block(cast(Qwen3VLVisionBlock, block)) for block in self.blocks)
         self.side = config.image_size // config.patch
 
     def encode(
@@ -36,7 +37,7 @@ class VisionTower(Qwen3VLVisionModel):
         seen = Mask(torch.ones(1, 1, self.side**2, self.side**2, dtype=torch.bool, device=pixels.device))
         deepstack = []
         for index, block in enumerate(self.blocks):
-            hidden = _run(cast(Qwen3VLVisionBlock, block), hidden, rotary, seen)
+            hidden = block(hidden, rotary, seen)
             if index in self.deepstack_visual_indexes:
                 merger = self.deepstack_merger_list[self.deepstack_visual_indexes.index(index)]
                 deepstack.append(merger(hidden).unflatten(0, (len(pixels), -1)))
@@ -68,14 +69,24 @@ class VisionTower(Qwen3VLVisionModel):
         return patches.contiguous()  # transformers' mergers view it, and pictures may lie channels-last in memory
 
 
-def _run(block: Qwen3VLVisionBlock, hidden: Tensor, rotary: tuple[Tensor, Tensor], seen: Mask) -> Tensor:
-    attention = block.attn
-    qkv = attention.qkv(block.norm1(hidden)).unflatten(-1, (3, attention.num_heads, -1))
-    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    query, key = _rotated(query, *rotary), _rotated(key, *rotary)
-    attended = attend(query, key, value, seen).transpose(1, 2).flatten(2)
-    hidden = hidden + attention.proj(attended)
-    return hidden + block.mlp(block.norm2(hidden))
+class _Block(nn.Module):
+    """A block of transformers' with its own parameters, which takes a batch axis.
+
+    It is called as a whole, because that is where training wraps a layer.
+    """
+
+    def __init__(self, block: Qwen3VLVisionBlock) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.attn, self.mlp = block.norm1, block.norm2, block.attn, block.mlp
+
+    def forward(self, hidden: Tensor, rotary: tuple[Tensor, Tensor], seen: Mask) -> Tensor:
+        """Hidden states (images, patches, width), in the tower's order."""
+        qkv = self.attn.qkv(self.norm1(hidden)).unflatten(-1, (3, self.attn.num_heads, -1))
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        query, key = _rotated(query, *rotary), _rotated(key, *rotary)
+        attended = attend(query, key, value, seen).transpose(1, 2).flatten(2)
+        hidden = hidden + self.attn.proj(attended)
+        return hidden + self.mlp(self.norm2(hidden))
 
 
 def _rotated(values: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

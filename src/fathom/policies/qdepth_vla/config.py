@@ -180,6 +180,11 @@ class QDepthVLAConfig:
         return self.vision.image_size
 
     @property
+    def stored_size(self) -> int:
+        """Side to which pictures can be resized once and for all."""
+        return self.vision.image_size
+
+    @property
     def tokens(self) -> dict[str, int]:
         """How many tokens each block of the mixture has."""
         grid = self.vision.grid**2

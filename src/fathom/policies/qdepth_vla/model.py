@@ -13,7 +13,7 @@ from transformers import SiglipVisionModel
 from fathom.data.batch import Batch, Observation, Whole
 from fathom.data.draws import Draws
 from fathom.data.normalization import Normalization
-from fathom.data.resize import resize
+from fathom.data.resize import unit_picture
 from fathom.depth.tokenizer import DepthTokenizer
 from fathom.mixture import Block, GemmaStream, Mixture, Stream
 from fathom.policies.conventions import count
@@ -199,8 +199,7 @@ class QDepthVLA(Policy):
 
     def _pixels(self, image: Tensor) -> Float[Tensor, "batch 3 size size"]:
         """A picture in [-1, 1] at the encoder's size."""
-        small = resize(image, self.config.vision.image_size)
-        pixels = small.float() / 255 if small.dtype == torch.uint8 else small.float()
+        pixels = unit_picture(image, self.config.vision.image_size)
         return torch.zeros_like(pixels) if self.config.blind else pixels * 2 - 1
 
     def _suffix_positions(self, prefix_valid: Tensor) -> Int[Tensor, "batch suffix"]:

@@ -33,7 +33,13 @@ FRESH = (
 
 
 def import_qwen3_vl(
-    language: str | Path, vision: str | Path | None, out: Path, config: DeepVisionVLAConfig, *, seed: int = 0
+    language: str | Path,
+    vision: str | Path | None,
+    out: Path,
+    config: DeepVisionVLAConfig,
+    *,
+    kv_heads: int | None = None,
+    seed: int = 0,
 ) -> Imported:
     """A start for training: Qwen3-VL's and DINOv3's weights, and first values for what joins them.
 
@@ -41,12 +47,12 @@ def import_qwen3_vl(
         language: a folder of transformers' ``Qwen3VLForConditionalGeneration``, or a hub id.
         vision: a folder of transformers' ``DINOv3ViTModel``, or a hub id; ``None`` for the baseline without it.
         out: the folder to write.
-        config: what is free to choose; the two models' own sizes are replaced. The vision expert has the language
-            model's key heads, or all of its heads if ``config`` asks for exactly so many.
+        config: what is free to choose; the two models' own sizes are replaced.
+        kv_heads: of the vision expert: as many as the language model has key heads (the default), or heads.
         seed: of the first values.
 
     Raises:
-        UserError: a checkpoint is of another model, is not whole, or lacks its tokenizer.
+        UserError: a checkpoint is of another model, is not whole, lacks its tokenizer, or ``config`` does not fit it.
     """
     check_free(out)
     parts = {LANGUAGE: local_folder(language, HUB_FILES)}
@@ -58,7 +64,7 @@ def import_qwen3_vl(
         parts[VISION] = local_folder(vision, HUB_FILES)
         path = parts[VISION] / "config.json"
         expert = with_dinov3_sizes(wished, read_json(path, "DINOv3"), path)
-        expert = replace(expert, kv_heads=config.heads if wished.kv_heads == config.heads else config.kv_heads)
+        expert = _sized(expert, path, kv_heads=config.kv_heads if kv_heads is None else kv_heads)
         config = _sized(config, path, expert=expert)
     tokenizer = _find_tokenizer(parts[LANGUAGE], config.vocab_size)
     conversion = plan(_joined(parts), _keys(config), config, DeepVisionVLA)

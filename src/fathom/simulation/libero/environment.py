@@ -90,7 +90,7 @@ class LiberoEnv(Environment):
         """The robosuite environment, for the scripted experts only."""
         self._model: mujoco.MjModel = self.world.sim.model._model
         self._data: mujoco.MjData = self.world.sim.data._data
-        self._main_view = Camera.of_model("main", self._model, self._data, _VIEWS["main"])
+        self.main_camera = Camera.of_model("main", self._model, self._data, _VIEWS["main"])
         self.segmentation_names, self._label_of_geom = _labels(self.world)
         self._perturber = None if perturbation is None else self._make_perturber(perturbation)
         self._renderer: Renderer | None = None  # made when the first picture is wanted
@@ -159,7 +159,7 @@ class LiberoEnv(Environment):
             self._renderer = Renderer(
                 self._model,
                 self.image_size,
-                self._main_view,
+                self.main_camera,
                 self._quality,
                 self._perturber,
                 hidden_groups=(_COLLISION_GROUP,),
@@ -173,7 +173,7 @@ class LiberoEnv(Environment):
         if not table:  # things stand on the floor
             table, background = self._geoms("floor"), self._geoms("wall", "background")
         stage = Stage(table, background, tuple(low), tuple(high))
-        return Perturber(self._model, stage, perturbation, [self._main_view])
+        return Perturber(self._model, stage, perturbation, [self.main_camera])
 
     def _geoms(self, *names: str) -> tuple[int, ...]:
         """The geoms that have one of these labels."""

@@ -85,7 +85,7 @@ class MetaWorldEnv(Environment):
         )
         self.action_repeat = action_repeat
         self._quality: Quality = quality
-        self._camera = camera or (NEAR if quality == "fast" else OFFICIAL)
+        self.main_camera = camera or (NEAR if quality == "fast" else OFFICIAL)
         self._world = _world_class(task)(seed=seed)
         self._world._freeze_rand_vec = False  # a new layout at each reset,
         self._world.seeded_rand_vec = True  # drawn from the generator that `seed` sets
@@ -98,7 +98,7 @@ class MetaWorldEnv(Environment):
         self._perturber = None
         if perturbation is not None:
             stage = Stage(self._geoms("table"), self._geoms("floor", "wall"), *WORKSPACE)
-            self._perturber = Perturber(self._world.model, stage, perturbation, [self._camera])
+            self._perturber = Perturber(self._world.model, stage, perturbation, [self.main_camera])
         self._privileged: Array = np.zeros(39)
 
     def restart(self, seed: int, init_state: int | None = None) -> None:
@@ -127,7 +127,9 @@ class MetaWorldEnv(Environment):
     def observe(self) -> Observed:
         """What the robot sees now."""
         if self._renderer is None:
-            self._renderer = Renderer(self._world.model, self.image_size, self._camera, self._quality, self._perturber)
+            self._renderer = Renderer(
+                self._world.model, self.image_size, self.main_camera, self._quality, self._perturber
+            )
         picture = self._renderer.render(self._world.data, depth=self._depth, segmentation=self._segmentation)
         observed: Observed = {"images": {"main": picture.rgb}, "state": self.state()}
         if picture.depth is not None:

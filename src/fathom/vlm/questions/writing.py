@@ -151,7 +151,7 @@ def _ask(
     _save(frames.picture(MAIN, frame).transpose(1, 2, 0), folder / places["image"])
     _save(np.rint(depth * MILLIMETRES_PER_METRE).clip(0, 65535).astype(np.uint16), folder / places["depth"])
     for place, question in enumerate(questions):
-        yield {"id": f"{name}-{place}", **asdict(question), **places, "episode": episode, "frame": number}
+        yield {"id": f"{name}-{place}", **asdict(question), **places, "scene": episode, "frame": number}
 
 
 def _depth(frames: LeRobotDataset, frame: int) -> DepthMap:

@@ -10,8 +10,8 @@ The grammar, after spelled numbers have become digits (`fathom.vlm.scoring.numer
     tolerance = measure ("±" | "+/-" | "plus or minus") measure                 the first
     restated  = measure "(" measure ")"    in another unit, of about the same length: "1.5 m (5 ft)"     the first
     measure   = ["-"] number [["-"] unit]          a number of a list without a unit has that of the next: "80 x 63 cm"
-    number    = "1.5" | "1,5" | "1,200" | "1.2e3" | "1/2" | "2 1/2"
-    unit      = km m dm cm mm mi yd ft in, their names, 5'10"; or another one ("45 degrees"), which is no length
+    number    = "1.5" | "1,5" | "1,200" | "1.200,5" | "1.2e3" | "1/2" | "2 1/2"
+    unit      = km m dm cm mm μm mi yd ft in, their names, 5'10"; or another one ("45 degrees"), which is no length
 
 A comma before exactly three digits groups thousands, unless the number begins with 0; before any other digits it is a
 decimal point; within brackets it parts the numbers of a list.
@@ -30,6 +30,7 @@ METRIC = {
     "dm": Fraction(1, 10),
     "cm": Fraction(1, 100),
     "mm": Fraction(1, 1000),
+    "μm": Fraction(1, 1_000_000),
 }
 IMPERIAL = {
     "mi": Fraction("1609.344"),
@@ -40,7 +41,7 @@ IMPERIAL = {
 _METRES = METRIC | IMPERIAL
 _OTHER = "other"
 _SYMBOLS = {"'": "ft", '"': "in"}
-_SPELLED = {"kilo": "km", "deci": "dm", "centi": "cm", "milli": "mm", "met": "m"} | {
+_SPELLED = {"kilo": "km", "deci": "dm", "centi": "cm", "milli": "mm", "micro": "μm", "met": "m"} | {
     "inch": "in", "foot": "ft", "feet": "ft", "yard": "yd", "mile": "mi",
     "kms": "km", "cms": "cm", "mms": "mm", "yds": "yd",
 }  # fmt: skip
@@ -48,6 +49,7 @@ _SPELLED = {"kilo": "km", "deci": "dm", "centi": "cm", "milli": "mm", "met": "m"
 # of at most 15 digits before the point: what is longer is no measure, and need not become a float
 _NUMBER = r"""
     (?:\d{1,9}\s+)?\d{1,9}/0*[1-9]\d{0,9}
+    | (?<![\d.,])[1-9]\d{0,2}(?:\.\d{3}){1,4},\d{1,40}(?!\d|[.,]\d)
     | (?<!\d,)[1-9]\d{0,2}(?:,\d{3}){1,4}(?:\.\d{1,40})?(?!\d|,\d)
     | (?<![\d.],)\d{1,15},\d{1,40}(?!\d|[.,]\d)
     | (?:\d{1,15}(?:\.\d{1,40})?|\.\d{1,40})(?:e[+-]?\d{1,2})?
@@ -57,7 +59,7 @@ _IN = (
     r"in(?!\s+(?:the|this|that|these|those|an?|total|all|front|each|every|view|sight|my|our|your|its|his|her|their"
     r"|between|order|line|image|picture|photo|scene|frame|it|them|which|both|\d+)\b)"
 )
-_LENGTH = rf"{SPELLED_UNITS}|kms?|dm|cms?|mms?|m|mi|yds?|ft|{_IN}"
+_LENGTH = rf"{SPELLED_UNITS}|kms?|dm|cms?|mms?|μm|m|mi|yds?|ft|{_IN}"
 _NO_LENGTH = (
     r"degrees?|deg|percent|o'?\s?clock|seconds?|minutes?|hours?|times|pixels?|px|kg|g|kilograms?|pounds?|lbs?|years?"
     r"|(?:square|cubic|sq\.?)\s+\w+|(?:km|m|cm|mm|ft)(?:[²³]|\^?[23]\b|\s*/\s*\w+)"
@@ -171,6 +173,8 @@ def _measure(text: str, match: re.Match[str], previous_end: int) -> Quantity:
 
 def _value(number: str) -> Fraction:
     whole, _, fraction = number.rpartition(" ") if "/" in number else ("", "", number)
+    if re.fullmatch(r"\d+(?:\.\d{3})+,\d+", fraction):
+        fraction = fraction.replace(".", "").replace(",", ".")
     if "," in fraction:
         thousands = re.fullmatch(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?", fraction)
         fraction = fraction.replace(",", "" if thousands else ".")

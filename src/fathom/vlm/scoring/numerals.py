@@ -18,7 +18,7 @@ _VALUES = (
 _SHARES = {"half": 2, "third": 3, "quarter": 4}
 
 SPELLED_UNITS = (
-    r"kilomet(?:er|re)s?|decimet(?:er|re)s?|centimet(?:er|re)s?|millimet(?:er|re)s?|met(?:er|re)s?"
+    r"kilomet(?:er|re)s?|micromet(?:er|re)s?|microns?|decimet(?:er|re)s?|centimet(?:er|re)s?|millimet(?:er|re)s?|met(?:er|re)s?"
     r"|inch(?:es)?|foot|feet|yards?|miles?"
 )
 _UNIT = rf"(?:{SPELLED_UNITS}|km|cm|mm|m|ft|yd)\b"
@@ -51,7 +51,20 @@ _GROUPED = re.compile(  # 1 200: with the narrow spaces of print anywhere, with 
 _MARKUP = re.compile(r"\\(?:text|mathrm|boxed)\s*\{([^{}]*)\}")  # of LaTeX, as models like to write it
 _SPACE = re.compile(r"\\[,;:! ()]|\$")
 _SIGNS = str.maketrans(
-    {"−": "-", "‒": "-", "–": "-", "—": "-", "×": "x", "′": "'", "’": "'", "‘": "'", "″": '"', "”": '"', "“": '"'}
+    {
+        "µ": "μ",
+        "−": "-",
+        "‒": "-",
+        "–": "-",
+        "—": "-",
+        "×": "x",
+        "′": "'",
+        "’": "'",
+        "‘": "'",
+        "″": '"',
+        "”": '"',
+        "“": '"',
+    }
 )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from fathom.errors import UserError
+from fathom.vlm.depth_input import UNREADABLE
 from fathom.vlm.marker import ARROW_QUESTION, has_room_for_arrow, normalised_size, with_arrow, with_boxes
 from fathom.vlm.scoring.lines import Line, is_number, read_lines
 from fathom.vlm.scoring.spatialbench import CATEGORIES
@@ -67,7 +68,8 @@ def _msmu(path: Path) -> Iterator[Question]:
 
 def _made(line: Line) -> Question:
     """A question of `fathom.vlm.questions.writing`, which writes lines of MSMU's types."""
-    known = {name: line.text(name) for name in ("id", "type", "question", "answer")}
+    scene = ["scene"] if "scene" in line.fields else []
+    known = {name: line.text(name) for name in ("id", "type", "question", "answer", *scene)}
     image, depth = (line.path.parent / line.text(name) for name in ("image", "depth"))
     return Question(known, known["question"], partial(_opened, line, image), depth)
 
@@ -168,7 +170,7 @@ def _boxes(line: Line) -> list[tuple[float, float, float, float]]:
 def _decoded(line: Line) -> Image.Image:
     try:
         return _rgb(io.BytesIO(base64.b64decode(line.text("image_base64"), validate=True)))
-    except (binascii.Error, OSError):
+    except (binascii.Error, *UNREADABLE):
         raise UserError(f"{line.path}, {line.noun} {line.number}: 'image_base64' holds no picture.") from None
 
 
@@ -177,7 +179,7 @@ def _opened(line: Line, file: Path) -> Image.Image:
         return _rgb(file)
     except FileNotFoundError:
         raise UserError(f"{file}: there is no such picture; {line.path}, {line.noun} {line.number} names it.") from None
-    except OSError as error:
+    except UNREADABLE as error:
         raise UserError(f"{file}: cannot be read as a picture ({error}).") from None
 
 

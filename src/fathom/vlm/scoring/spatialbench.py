@@ -73,14 +73,12 @@ def _matches(response: str, answer: str, mode: Mode) -> bool:
 
 
 def _counted(line: Line, response: str, answer: str) -> Outcome:
-    try:
-        truth = int(answer)
-    except ValueError:
-        truth = 0
-    if truth < 1:
+    counts = numbers(answer)
+    truth = counts[0] if len(counts) == 1 else 0
+    if truth < 1 or truth % 1:
         raise line.refused("answer", "a count of at least 1")
     found = numbers(response)
     if not found:
         return Outcome(line, "counting", 0.0, f"no number in {shortened(response)}")
     value = 1 - abs(found[0] - truth) / truth
-    return Outcome(line, "counting", value, "" if value == 1 else f"{found[0]:g} in place of {truth}")
+    return Outcome(line, "counting", value, "" if value == 1 else f"{found[0]:g} in place of {truth:g}")
