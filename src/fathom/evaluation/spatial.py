@@ -107,7 +107,7 @@ class _Drawn:
         weights = np.concatenate([np.ones((1, len(scenes)), int), weights])
         types = {}
         for name, names in first.scenes.items():
-            right = np.mean([one.score.trials[name] for one in trainings], axis=0)
+            right = np.mean([np.array(one.score.trials[name], dtype=float) for one in trainings], axis=0)
             counted = weights[:, [place[scene] for scene in names]]
             types[name] = counted @ right / np.maximum(counted.sum(axis=1), 1)
         return cls(types)

@@ -115,7 +115,7 @@ def depth_picture(depth: DepthVideo) -> Image.Image:
     low, high = np.percentile(nearness[known], [1, 99])
     share = np.clip((nearness - low) / max(high - low, 1e-6), 0, 1)
     colours = colormaps["turbo"](0.08 + 0.84 * share, bytes=True)[..., :3]  # without its ends, which are nearly black
-    return Image.fromarray(np.where(known[..., None], colours, np.uint8(_UNKNOWN)).astype(np.uint8))
+    return Image.fromarray(np.where(known[..., None], colours, np.array(_UNKNOWN, np.uint8)).astype(np.uint8))
 
 
 def _span(depth: DepthVideo) -> str:

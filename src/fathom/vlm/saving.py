@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import PreTrainedModel
 
 from fathom.config import parse_config, read_json, write_config
@@ -110,7 +111,8 @@ def outline_depth_vlm(base: str | Path, config: DepthVLMConfig, *, dtype: torch.
     values = read_json(folder / "config.json", "vision-language model")
     processor = DepthVLMProcessor.load(folder, config)
     with torch.device("meta"):
-        return DepthVLM(config, new_vlm(values.get("vlm", values)).to(dtype), processor)
+        vlm: nn.Module = new_vlm(values.get("vlm", values))
+        return DepthVLM(config, vlm.to(dtype), processor)
 
 
 def _onto(folder: Path, config: DepthVLMConfig, base: str, dtype: torch.dtype) -> DepthVLM:

@@ -57,6 +57,8 @@ class LiberoEnv(Environment):
     See :class:`~fathom.simulation.environment.Environment` for the rest.
     """
 
+    main_camera: Camera
+
     def __init__(
         self,
         task: str,

@@ -54,6 +54,8 @@ class MetaWorldEnv(Environment):
     See :class:`~fathom.simulation.environment.Environment` for the rest.
     """
 
+    main_camera: Camera
+
     def __init__(
         self,
         task: str,

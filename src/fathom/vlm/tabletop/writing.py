@@ -71,8 +71,8 @@ def _ask(recipe: TabletopRecipe, scene: int, out: Path) -> Iterator[dict[str, An
     chosen = [question for question in asked if question.kind in recipe.kinds][: recipe.per_scene]
     name = f"{scene:06d}"
     places = {"image": f"images/{name}.png", "depth": f"depth/{name}.png"}
-    for place in places.values():
-        (out / place).parent.mkdir(parents=True, exist_ok=True)
+    for path in places.values():
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(seen.rgb).save(out / places["image"])
     Image.fromarray(np.rint(1000 * seen.depth).clip(0, 65535).astype(np.uint16)).save(out / places["depth"])
     for place, question in enumerate(chosen):
