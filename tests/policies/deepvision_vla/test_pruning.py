@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import fathom.mixture.passing
+from fathom.data.draws import Draws
 from fathom.mixture import Pass
 from fathom.policies.deepvision_vla import PruningConfig
 from fathom.policies.deepvision_vla.pruning import Pruner
