@@ -54,13 +54,8 @@ def evaluate(
         UserError: the folder holds another evaluation, the policy does not fit the suite or the protocol, no
             simulator, nothing to draw with, or a full disk.
     """
-    options = protocol.environment()
-    cameras: tuple[str, ...] = ()
-    if not isinstance(policy, ScriptedPolicy):
-        _check_fits(policy, protocol)
-        cameras = tuple(policy.cameras)
-    if cameras:
-        options["cameras"] = cameras
+    cameras = _cameras(policy, protocol)
+    options = protocol.environment() | ({"cameras": cameras} if cameras else {})
     folder = Path(folder)
     console = console or Console()
     plan = protocol.plan()
@@ -93,16 +88,18 @@ def evaluate(
     episodes = tuple(done[episode.task, episode.index] for episode in plan)
     summed = Result(name, protocol.suite, protocol.to_json(), versions() | simulator, episodes, weights, cameras)
     summed.save(folder / "results.json")
-    console.print(success_table([summed]))
-    broken = [episode for episode in episodes if episode.error]
-    if broken:
-        told = (broken[0].error or "").strip().splitlines()[-1]
-        console.print(f"{len(broken)} episodes broke off, the first in {broken[0].task} with: {told}")
+    _tell(summed, console)
     return summed
 
 
-def _check_fits(policy: Actor, protocol: Protocol) -> None:
-    """Raise a UserError if the policy cannot act under this protocol."""
+def _cameras(policy: Actor | ScriptedPolicy, protocol: Protocol) -> tuple[str, ...]:
+    """The views that the policy wants to see; none if it does not look.
+
+    Raises:
+        UserError: it cannot act under this protocol.
+    """
+    if isinstance(policy, ScriptedPolicy):
+        return ()
     horizon, robot = policy.noise_shape[0], find_suite(protocol.suite).robot
     if protocol.execute > horizon:
         raise UserError(f"cannot carry out {protocol.execute} actions of a chunk of {horizon}: execute fewer.")
@@ -116,6 +113,16 @@ def _check_fits(policy: Actor, protocol: Protocol) -> None:
             f"the policy looks through a camera {missing[0]!r}, which {protocol.suite} does not have "
             f"(it has {', '.join(robot.cameras)}): evaluate one that was trained on these."
         )
+    return tuple(policy.cameras)
+
+
+def _tell(result: Result, console: Console) -> None:
+    """The table of successes, and how many episodes broke off."""
+    console.print(success_table([result]))
+    broken = [episode for episode in result.episodes if episode.error]
+    if broken:
+        told = (broken[0].error or "").strip().splitlines()[-1]
+        console.print(f"{len(broken)} episodes broke off, the first in {broken[0].task} with: {told}")
 
 
 def _result(outcome: Outcome) -> EpisodeResult:
