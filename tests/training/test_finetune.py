@@ -12,10 +12,11 @@ from PIL import Image
 
 from fathom.cli.main import main
 from fathom.errors import UserError
+from fathom.lora import LoRA
 from fathom.training import finetune as finetuning
 from fathom.training import trainer as module
 from fathom.training.finetune import FinetuneConfig, FinetuneRecipe, finetune, start_for
-from fathom.vlm.config import DepthVLMConfig, LoRA
+from fathom.vlm.config import DepthVLMConfig
 from fathom.vlm.conversations import Conversation
 from fathom.vlm.saving import load_depth_vlm, start_depth_vlm
 from fathom.vlm.small import SmallSize, small_depth_vlm
@@ -101,7 +102,7 @@ def test_an_interrupted_run_comes_to_the_same_weights(talk, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("fusion", ["concat", "rgbd"])
 def test_with_lora_what_was_added_is_saved_alone_and_merged_on_request(talk, base, tmp_path, fusion):
-    tuned = recipe(fusion, LoRA(rank=2))
+    tuned = recipe(fusion, LoRA(rank=2, alpha=32))
     command = ["vlm", "finetune", "talk.json", "--model", str(base), "--out", str(tmp_path / "run"), "--recipe", fusion]
     lines = [
         {"image": str(one.image), "depth": str(one.depth), "messages": list(one.messages), "unit": "mm"} for one in talk
@@ -124,7 +125,7 @@ def test_with_lora_what_was_added_is_saved_alone_and_merged_on_request(talk, bas
 
 
 def test_the_model_is_ready_for_the_hub(talk, base, tmp_path):
-    tuned = recipe("adapter", LoRA(rank=2), epochs=0.4)
+    tuned = recipe("adapter", LoRA(rank=2, alpha=32), epochs=0.4)
     model = finetune(start_for(str(base), tuned, None, talk), talk, tuned, tmp_path / "run")
     model.save_pretrained(tmp_path / "hub")
     card = (tmp_path / "hub/README.md").read_text()
@@ -174,7 +175,7 @@ def test_the_memory_plan_comes_before_the_weights_and_is_that_of_one_process(tal
     for processes in ("1", "2"):
         monkeypatch.setenv("WORLD_SIZE", processes)
         with pytest.raises(Killed):
-            start_for(str(base), recipe("concat", LoRA(rank=2), batch_size=2000), None, talk)()
+            start_for(str(base), recipe("concat", LoRA(rank=2, alpha=32), batch_size=2000), None, talk)()
         told.append(dict(line.split()[:2] for line in capsys.readouterr().out.splitlines()))
     assert told[0]["weights"] == told[1]["weights"]
     assert float(told[0]["activations"]) == pytest.approx(2 * float(told[1]["activations"]), abs=0.02)

@@ -12,13 +12,13 @@ from transformers import GemmaModel, SiglipVisionModel
 
 from fathom.cli.main import main
 from fathom.errors import UserError
+from fathom.lora import LoRA
 from fathom.policies.text import TextTokenizer
 from fathom.recipes import policy_recipe
 from fathom.training.config import TrainingConfig
 from fathom.training.plan import Machine, make_plan, planned_for
 from fathom.training.step_cost import step_cost
 from fathom.training.throughput import GPUS, Peak
-from fathom.training.tuning import LoRA
 
 from .conftest import POLICY, STEPS, TRAINING, WITHOUT_DEPTH
 

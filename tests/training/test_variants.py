@@ -12,6 +12,7 @@ from fathom.data.dataset import open_dataset
 from fathom.data.draws import Draws
 from fathom.data.normalization import Normalization
 from fathom.errors import UserError
+from fathom.lora import LoRA
 from fathom.policies import load_policy
 from fathom.policies.deepvision_vla import DeepVisionVLAConfig
 from fathom.policies.qdepth_vla import QDepthVLA
@@ -21,7 +22,6 @@ from fathom.training.batches import from_memory, load_into_memory
 from fathom.training.loop import train
 from fathom.training.policy import train_policy
 from fathom.training.tokenizer import train_tokenizer
-from fathom.training.tuning import LoRA
 
 from .conftest import POLICY, TOKENIZER, TRAINING, record
 from .test_policy_training import killed, log, weights

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from fathom.vlm.config import DepthVLMConfig, LoRA
+from fathom.lora import LoRA
+from fathom.vlm.config import DepthVLMConfig
 from fathom.vlm.memory import memory_plan
 from fathom.vlm.model import DepthVLM
 from fathom.vlm.qwen import new_vlm, vision_tower

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from fathom.errors import UserError
-from fathom.vlm.config import DepthVLMConfig, LoRA
+from fathom.lora import LoRA
+from fathom.vlm.config import DepthVLMConfig
 from fathom.vlm.saving import load_depth_vlm, start_depth_vlm
 
 from .conftest import TEXTS

@@ -6,10 +6,11 @@ from functools import partial
 from typing import get_args
 
 from fathom.depth.depth_map import LogRange
+from fathom.lora import LoRA
 from fathom.training.alignment import AlignRecipe
 from fathom.training.config import OptimizerConfig, TrainingConfig
 from fathom.training.finetune import FinetuneConfig, FinetuneRecipe
-from fathom.vlm.config import DepthVLMConfig, Fusion, LoRA
+from fathom.vlm.config import DepthVLMConfig, Fusion
 from fathom.vlm.small import SmallSize
 from fathom.vlm.tabletop import TabletopRecipe
 
@@ -31,7 +32,7 @@ def align_patch() -> AlignRecipe:
 
 def finetune_lora(fusion: Fusion) -> FinetuneRecipe:
     """LoRA on a published VLM, batch 16, lr 2e-5, one epoch (SPEC §2)."""
-    return FinetuneRecipe(model=DepthVLMConfig(fusion=fusion, lora=LoRA()))
+    return FinetuneRecipe(model=DepthVLMConfig(fusion=fusion, lora=LoRA(alpha=32)))
 
 
 ALIGN_RECIPES: dict[str, Callable[[], AlignRecipe]] = {"image": align_image, "patch": align_patch}

@@ -19,13 +19,14 @@ from fathom.config import read_json
 from fathom.depth.depth_map import DepthKind, DepthVideo
 from fathom.errors import UserError
 from fathom.files import full_disk_is_told
+from fathom.lora import LoRA
 from fathom.progress import progress_bar
 from fathom.training.alignment import load_aligned
 from fathom.training.device import pick_device
 from fathom.training.loop import last_metrics
 from fathom.training.settings import check, claim
 from fathom.training.trainer import WEIGHTS, Learner, Rows, Tuner, Watch, last_checkpoint
-from fathom.vlm.config import DepthVLMConfig, LoRA
+from fathom.vlm.config import DepthVLMConfig
 from fathom.vlm.conversations import Conversation
 from fathom.vlm.depth_input import read_depth
 from fathom.vlm.memory import memory_plan
@@ -90,7 +91,7 @@ class FinetuneRecipe:
         training: the run.
     """
 
-    model: DepthVLMConfig = field(default_factory=lambda: DepthVLMConfig(lora=LoRA()))
+    model: DepthVLMConfig = field(default_factory=lambda: DepthVLMConfig(lora=LoRA(alpha=32)))
     training: FinetuneConfig = field(default_factory=FinetuneConfig)
 
 

@@ -19,6 +19,7 @@ from fathom.data.normalization import Normalization, NormalizationKind
 from fathom.data.selection import first_of_each_task, select_episodes
 from fathom.depth.tokenizer import DepthTokenizer
 from fathom.errors import UserError
+from fathom.lora import LoRA
 from fathom.policies import load_policy, policy_type
 from fathom.policies.card import Provenance
 from fathom.policies.policy import Losses, Policy, PolicyConfig
@@ -35,7 +36,7 @@ from fathom.training.loop import last_metrics, train
 from fathom.training.settings import check, claim, dataset_fingerprint, policy_fingerprint
 from fathom.training.tokenizer import check_kind, encode_all
 from fathom.training.tracking import WorkCounter
-from fathom.training.tuning import LoRA, Part, add_lora, freeze, merge_lora
+from fathom.training.tuning import Part, add_lora, freeze, merge_lora
 from fathom.weights import fingerprint
 
 Examine = Callable[[Policy, int, bool], Mapping[str, float]]

@@ -1,12 +1,12 @@
 """What of a policy is trained: all of it, all but frozen parts, or low-rank adapters on the language model."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
 
 from fathom.errors import UserError
+from fathom.lora import LoRA
 from fathom.policies import Policy
 from fathom.policies.qdepth_vla import QDepthVLA
 
@@ -15,37 +15,15 @@ Part = Literal["vlm", "vision", "embeddings"]
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-@dataclass(frozen=True)
-class LoRA:
-    """Low-rank adapters on every projection of the language model, whose own weights are then frozen.
-
-    They are merged into the weights at the end, so that the saved policy is an ordinary one. Source: arXiv 2106.09685.
-
-    Attributes:
-        rank: of the adapters.
-        alpha: their output is scaled by alpha / rank.
-        dropout: on their input.
-    """
-
-    rank: int = 16
-    alpha: int = 16
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or not 0 <= self.dropout < 1:
-            raise ValueError(
-                f"lora.rank is {self.rank}, lora.dropout {self.dropout}: at least 1, and from 0 to below 1"
-            )
-
-
 def freeze(policy: Policy, parts: Sequence[Part]) -> None:
     """Take parts out of the training.
 
-    The keys and values of a frozen language model still carry gradients to what stands before it, SigLIP above all.
+    The keys and values of a frozen language model still carry gradients to what stands before it, the vision
+    tower above all.
 
     Args:
-        parts: ``vlm``: the language model's layers and the projector before it; ``vision``: SigLIP; ``embeddings``: the
-            language model's token embeddings, which open-pi-zero freezes.
+        parts: ``vlm``: the language model's layers and the projector before it; ``vision``: its vision tower;
+            ``embeddings``: the language model's token embeddings, which open-pi-zero freezes.
     """
     for part in parts:
         for module in _modules(policy, part):
@@ -53,7 +31,9 @@ def freeze(policy: Policy, parts: Sequence[Part]) -> None:
 
 
 def add_lora(policy: Policy, lora: LoRA) -> Any:
-    """Put adapters on the language model; returns what :func:`merge_lora` takes.
+    """Put adapters on the language model, whose own weights are then frozen; returns what :func:`merge_lora` takes.
+
+    They are merged into the weights at the end, so that the saved policy is an ordinary one.
 
     Raises:
         UserError: peft is not installed.

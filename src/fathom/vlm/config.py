@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fathom.depth.depth_map import DepthKind, LogRange
+from fathom.lora import LoRA
 
 Fusion = Literal["concat", "positional", "adapter", "rgbd", "none"]
 """How depth reaches the language model.
@@ -17,27 +18,6 @@ VLM as it is.
 DepthTokens = Literal["encoder", "packed"]
 """Where the tokens of ``concat`` come from: a depth encoder, or the VLM's own vision tower reading depth that is packed
 into three channels (SpatialBot)."""
-
-
-@dataclass(frozen=True)
-class LoRA:
-    """Low-rank adapters on every projection of the language model, and of nothing else. Source: arXiv 2106.09685.
-
-    Attributes:
-        rank: of the adapters.
-        alpha: their output is scaled by alpha / rank.
-        dropout: on their input.
-    """
-
-    rank: int = 16
-    alpha: int = 32
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or not 0 <= self.dropout < 1:
-            raise ValueError(
-                f"lora.rank is {self.rank}, lora.dropout {self.dropout}: at least 1, and from 0 to below 1"
-            )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from fathom.errors import UserError
-from fathom.vlm.config import LoRA
+from fathom.lora import LoRA
 from fathom.vlm.qwen import LORA_TARGETS
 
 
