@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from fathom.depth.depth_map import LogRange
 from fathom.errors import UserError
 from fathom.training import alignment, loop
-from fathom.training.alignment import AlignRecipe, PairBatch, align, load_aligned
+from fathom.training.alignment import AlignRecipe, PairBatch, align, load_aligned, measure_recall
 from fathom.training.config import OptimizerConfig, TrainingConfig
 from fathom.training.device import pick_device
 from fathom.training.distributed import ALONE
@@ -67,8 +68,9 @@ def test_an_interrupted_alignment_comes_to_the_same_encoder(pairs, tmp_path, mon
     recall = align(undisturbed, pairs[:6], pairs[6:], recipe, tmp_path / "one")
     start = model().depth_encoder.state_dict()
     assert any(not torch.equal(v, start[k]) for k, v in undisturbed.depth_encoder.state_dict().items())
-    assert set(recall) == {"rgb_to_depth@1", "rgb_to_depth@5", "depth_to_rgb@1", "depth_to_rgb@5"}
-    assert all(value in (0.0, 0.5, 1.0) for value in recall.values())  # of two pairs
+    directions = {"rgb_to_depth@1", "rgb_to_depth@5", "depth_to_rgb@1", "depth_to_rgb@5"}
+    assert set(recall) == {f"{among}_{name}" for among in ("image", "patch") for name in directions}
+    assert all(value in (0.0, 0.5, 1.0) for name, value in recall.items() if name.startswith("image"))  # of two pairs
 
     write, steps = loop._Metrics.write, []
 
@@ -86,6 +88,15 @@ def test_an_interrupted_alignment_comes_to_the_same_encoder(pairs, tmp_path, mon
     assert align(resumed, pairs[:6], pairs[6:], recipe, tmp_path / "two") == recall
     for name, tensor in undisturbed.depth_encoder.state_dict().items():
         assert torch.equal(tensor, resumed.depth_encoder.state_dict()[name]), name
+
+
+def test_recall_is_counted_among_pictures_and_among_the_patches_of_each(pairs):
+    """A depth encoder that says what the tower says, of every picture but the last, whose patches are in reverse."""
+    patches = list(torch.eye(30).split(6))
+    alignment = Mock(features=Mock(side_effect=[(patches[:4], patches[:4]), (patches[4:], [patches[4].flip(0)])]))
+    recall = measure_recall(model(), alignment, pairs[:5], batch_size=4)
+    assert {recall[f"image_{way}"] for way in ("rgb_to_depth@1", "depth_to_rgb@5")} == {1.0}  # a mean has no order
+    assert recall["patch_rgb_to_depth@1"] == recall["patch_depth_to_rgb@1"] == 4 / 5
 
 
 def test_an_aligned_encoder_is_handed_on(pairs, tmp_path):

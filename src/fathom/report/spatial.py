@@ -96,7 +96,10 @@ def _alignment(folder: Path) -> str:
         [text(run), str(record["held_out"]), *(f"{record['recall'][name]:.0%}" for name in names)]
         for run, record in sorted(found.items())
     ]
-    note = "The share of held-out pictures that find their own depth (and the other way round) among the first 1 or 5."
+    note = (
+        "How often a held-out picture finds its own depth (and the other way round) among the first 1 or 5, and how "
+        "often a patch does among those of its picture. An encoder aligned by patches need not tell pictures apart."
+    )
     return section("Alignment", table(["run", "pairs held out", *names], body), paragraph(note, "note"))
 
 

@@ -114,7 +114,7 @@ def align(
         folder: gets ``depth_encoder.safetensors`` and ``alignment.json``, see :func:`load_aligned`.
 
     Returns:
-        recall on the pairs held out, see :func:`fathom.vlm.alignment.retrieval_recall`.
+        recall on the pairs held out, see :func:`measure_recall`.
 
     Raises:
         UserError: the model has no depth encoder or another depth range than the recipe, there are fewer pairs than
@@ -187,14 +187,24 @@ def load_aligned(model: DepthVLM, folder: Path) -> dict[str, float]:
 
 @torch.no_grad()
 def measure_recall(model: DepthVLM, alignment: Alignment, pairs: Sequence[Pair], batch_size: int) -> dict[str, float]:
-    """Retrieval recall RGB ↔ depth on pairs as they are, neither mirrored nor turned."""
-    rgb, depth = [], []
+    """Retrieval recall RGB ↔ depth on pairs as they are, neither mirrored nor turned, whatever was learnt from.
+
+    Returns:
+        ``image_…`` among all pictures, and ``patch_…`` among the patches of each picture, see
+        :func:`fathom.vlm.alignment.retrieval_recall`.
+    """
+    rgb, depth, within = [], [], []
     for begin in range(0, len(pairs), batch_size):
         batch = _read(model, pairs[begin : begin + batch_size])
         seen = alignment.features(**_on(model, batch))
         rgb.append(image_embeddings(seen[0]).float().cpu())
         depth.append(image_embeddings(seen[1]).float().cpu())
-    return retrieval_recall(torch.cat(rgb), torch.cat(depth))
+        within += [retrieval_recall(*patches) for patches in zip(*seen, strict=True)]
+    among = retrieval_recall(torch.cat(rgb), torch.cat(depth))
+    means = {name: sum(picture[name] for picture in within) / len(within) for name in among}
+    return {f"image_{name}": value for name, value in among.items()} | {
+        f"patch_{name}": value for name, value in means.items()
+    }
 
 
 def _loss_of(alignment: Alignment) -> LossOf[PairBatch]:

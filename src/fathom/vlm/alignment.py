@@ -105,9 +105,9 @@ def patch_loss(
 
 @torch.no_grad()
 def retrieval_recall(
-    rgb: Float[Tensor, "images width"], depth: Float[Tensor, "images width"], ranks: Sequence[int] = (1, 5)
+    rgb: Float[Tensor, "items width"], depth: Float[Tensor, "items width"], ranks: Sequence[int] = (1, 5)
 ) -> dict[str, float]:
-    """How often an image's partner is among the nearest, both ways: ``rgb_to_depth@1``, ``depth_to_rgb@5`` …
+    """How often an image's or patch's partner is among the nearest, both ways: ``rgb_to_depth@1``, ``depth_to_rgb@5`` …
 
     A partner that is no nearer than another does not come before it: features that are all alike find nothing.
     """
