@@ -48,7 +48,7 @@ def test_every_package_that_is_imported_is_required() -> None:
     # What no extra can ask for, because it must be installed without its own requirements, or is on no registry.
     required |= {"hf-libero", "robosuite", "bddl", "simpler-env"}
     # Too large to be part of the development set-up.
-    apart = {"wandb": ["wandb"], "rerun": ["rerun-sdk"], "gradio": ["gradio"]}
+    apart = {"wandb": ["wandb"], "rerun": ["rerun-sdk"]}
     apart |= {"mani_skill": ["mani-skill"], "sapien": ["mani-skill"]}
     homes = {**importlib.metadata.packages_distributions(), **apart, "simpler_env": ["simpler-env"]}
     for path in Path(fathom.__file__).parent.rglob("*.py"):

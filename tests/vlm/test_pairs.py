@@ -1,7 +1,9 @@
 """RGB-D pairs: made from folders and datasets, resumed, and changed alike for training."""
 
 import json
+from dataclasses import replace
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -47,6 +49,42 @@ def photos(tmp_path):
     (tmp_path / "photos" / "c.png").write_bytes(b"no picture")
     (tmp_path / "photos" / "notes.txt").write_text("not looked at")
     return tmp_path / "photos"
+
+
+def as_library_data(photos):
+    """Two columns of the same pictures, of which one is bad, and one of words."""
+    files = [str(photos / name) for name in ("a.png", "deep/b.png", "c.png")]
+    kinds = {"photo": datasets.Image(), "copy": datasets.Image(), "words": datasets.Value("string")}
+    rows = {"photo": files, "copy": files[::-1], "words": ["one", "two", "three"]}
+    return datasets.Dataset.from_dict(rows, features=datasets.Features(kinds))
+
+
+@pytest.mark.parametrize("stored", ["saved", "splits", "parquet"])
+def test_pictures_of_the_datasets_library(photos, estimator, tmp_path, monkeypatch, stored):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    source, split = tmp_path / "library", "train"
+    if stored == "saved":
+        as_library_data(photos).save_to_disk(str(source))
+    elif stored == "splits":
+        split = "test"
+        datasets.DatasetDict(test=as_library_data(photos)).save_to_disk(str(source))
+    else:
+        source.mkdir()
+        as_library_data(photos).to_parquet(str(source / "train-00000-of-00001.parquet"))
+    making = replace(MAKING, column="copy", split=split)
+    made = make_pairs(source, making, tmp_path / "pairs")
+    assert made.pairs == 2 and list(made.skipped) == ["00000000"]
+    found, _ = read_pairs(tmp_path / "pairs")
+    for pair, name in zip(found, ("deep/b.png", "a.png"), strict=True):
+        assert np.array_equal(Image.open(pair.image), Image.open(photos / name))
+
+    for column, sentence in ((None, "photo, copy: name one with --column"), ("words", "no column 'words' of pictures")):
+        with pytest.raises(UserError, match=sentence):
+            make_pairs(source, replace(making, column=column), tmp_path / "none")
+    if stored != "saved":  # which is one split, whatever its name
+        with pytest.raises(UserError, match="split 'validation'"):
+            make_pairs(source, replace(making, split="validation"), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_pictures_get_depth_and_the_unreadable_are_named(photos, estimator, tmp_path):
