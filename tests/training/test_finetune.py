@@ -74,6 +74,20 @@ def test_answers_are_learnt_and_kept(talk, tmp_path):
     assert again.provenance["data"] == {"conversations": 6} and again.provenance["metrics"]["loss"] == losses[-1]
 
 
+def test_parts_of_a_batch_come_to_the_same_weights(talk, tmp_path):
+    """Their answers are of different length, so that the mean of the parts' means would be another loss."""
+    rows = [replace(one, messages=(one.messages[0], {"role": "assistant", "content": "far " * (1 + number)}))
+            for number, one in enumerate(talk)]  # fmt: skip
+    whole, parts = recipe(batch_size=6), recipe(batch_size=6, micro_batch=2)
+    model = finetune(start(whole), rows, whole, tmp_path / "whole")
+    other = finetune(start(parts), rows, parts, tmp_path / "parts")
+    losses = [[json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+              for name in ("whole", "parts")]  # fmt: skip
+    assert len(losses[0]) == 2 and np.allclose(*losses, rtol=1e-5)
+    for name, tensor in weights(model).items():
+        assert torch.allclose(tensor, weights(other)[name], atol=1e-4), name
+
+
 class Killed(Exception):
     pass
 

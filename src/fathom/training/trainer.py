@@ -40,7 +40,7 @@ class Rows(Dataset[Conversation]):
 class Learner(nn.Module):
     """The model as transformers' Trainer sees it: Trainer would write to its configuration, which is frozen."""
 
-    accepts_loss_kwargs = False  # the loss is the mean over the batch's own labels
+    accepts_loss_kwargs = True  # the loss is the mean over the labels of a whole step, over parts and processes
 
     def __init__(self, model: DepthVLM) -> None:
         super().__init__()

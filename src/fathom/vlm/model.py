@@ -97,10 +97,16 @@ class DepthVLM(nn.Module, ModelHubMixin):
         image_grid_thw: Grid,
         depth_values: Float[Tensor, "patches _"] | None = None,
         labels: Int[Tensor, "batch length"] | None = None,
+        num_items_in_batch: Int[Tensor, ""] | None = None,
     ) -> CausalLMOutputWithPast:
-        """Logits, and with ``labels`` the loss, on a batch of the processor."""
+        """Logits, and with ``labels`` the loss, on a batch of the processor.
+
+        Args:
+            num_items_in_batch: the loss is the sum over this batch's labels divided by it, so that the parts of a
+                larger batch add up; by default the mean.
+        """
         inputs = self.language_inputs(input_ids, attention_mask, pixel_values, image_grid_thw, depth_values)
-        return self.vlm(**inputs, labels=labels, use_cache=False)
+        return self.vlm(**inputs, labels=labels, num_items_in_batch=num_items_in_batch, use_cache=False)
 
     @torch.no_grad()
     def generate(
