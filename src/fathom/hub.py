@@ -15,6 +15,11 @@ def hub_id(source: str | Path) -> str | None:
     return None if Path(source).exists() or not _HUB_ID.fullmatch(str(source)) else str(source)
 
 
+def revision_of(folder: Path) -> str | None:
+    """The commit that a downloaded repository is of, by where ``huggingface_hub`` has put it."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
 def local_folder(source: str | Path, files: Sequence[str], **download: Any) -> Path:
     """The folder (or file) ``source`` if there is one, else a download of the hub repository of that name.
 

@@ -240,6 +240,19 @@ def test_running_means_are_summed_in_fp32(averaged):
     assert torch.equal(averaged.codebook, twin.codebook)
 
 
+@pytest.mark.parametrize("kind", ["vq", "ema"])
+def test_a_picture_that_is_no_number_leaves_the_codes_alone(kind):
+    """A training may skip its step: by then the codes must not have moved."""
+    quantizer = build(kind).train().quantizer
+    vectors = torch.randn(2, quantizer.codebook.shape[1], 4, 4)
+    quantizer.bottleneck(vectors)
+    before = {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
+    vectors[0, 0, 0, 0] = torch.nan
+    _, terms = quantizer.bottleneck(vectors)
+    assert sum(terms.values()).isnan() and terms
+    assert all(torch.equal(tensor, before[name]) for name, tensor in quantizer.state_dict().items())
+
+
 def test_scalar_codes_are_all_combinations_of_levels(scalar):
     """Counted by hand: code i has value i % 4 of the first number's levels and i // 4 of the second's."""
     first, second = torch.tensor([-1.0, -0.5, 0.0, 0.5]), torch.tensor([-1.0, 0.0, 1.0])

@@ -152,6 +152,24 @@ def test_the_model_is_ready_for_the_hub(talk, base, tmp_path):
         assert torch.equal(model(**batch).logits, again(**batch).logits)
 
 
+def test_adapters_go_onto_the_commit_that_they_were_trained_on(talk, base, tmp_path, monkeypatch):
+    """Their owner may put other weights under the same name."""
+    asked = []
+
+    def download(name, *, revision=None, **_):
+        asked.append((name, revision))
+        folder = tmp_path / "models--owner--vlm/snapshots" / (revision or "0a1b2c")
+        shutil.copytree(base, folder, dirs_exist_ok=True)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    tuned = recipe("adapter", LoRA(rank=2, alpha=32), epochs=0.4)
+    finetune(start_for("owner/vlm", tuned, None, talk), talk, tuned, tmp_path / "run")
+    assert {revision for _, revision in asked} == {None}
+    again = load_depth_vlm(tmp_path / "run")
+    assert asked[-1] == ("owner/vlm", "0a1b2c") and again.config.base_revision == "0a1b2c"
+
+
 def test_a_model_without_depth_is_a_base_for_one_with(talk, tmp_path):
     plain = recipe("none", epochs=0.4)
     base = finetune(start(plain), talk, plain, tmp_path / "base")

@@ -65,6 +65,8 @@ class VectorQuantizer(VectorQuantize):
 
     def bottleneck(self, encoded: Float[Tensor, "batch code_dim grid grid"]) -> tuple[Tensor, Terms]:
         """The codes, straight through, and the two last terms of equation 2."""
+        if not encoded.isfinite().all():
+            return _passed(encoded, "codebook", "commitment")
         straight_through, indices, _ = self(encoded)
         code = self.codebook[indices].movedim(-1, 1)
         return straight_through, {
@@ -87,6 +89,8 @@ class MovingAverageQuantizer(VectorQuantizer):
 
     def bottleneck(self, encoded: Float[Tensor, "batch code_dim grid grid"]) -> tuple[Tensor, Terms]:
         """The codes, straight through, and the commitment term; in training the codes then move on."""
+        if not encoded.isfinite().all():
+            return _passed(encoded, "commitment")
         with torch.autocast(encoded.device.type, enabled=False):  # sums over thousands of vectors need fp32
             encoded = encoded.float()
             straight_through, indices, _ = self(encoded, freeze_codebook=True)
@@ -153,3 +157,8 @@ def _no_codes() -> UserError:
         "this depth tokenizer is a continuous VAE (quantizer 'none') and has no codes: "
         "use its latents, or train a tokenizer with quantizer 'vq', 'ema' or 'fsq'"
     )
+
+
+def _passed(encoded: Tensor, *terms: str) -> tuple[Tensor, Terms]:
+    """Vectors that are no numbers leave the codes alone: a step that is skipped must not have changed them."""
+    return encoded, dict.fromkeys(terms, encoded.mean())

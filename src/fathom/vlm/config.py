@@ -35,6 +35,7 @@ class DepthVLMConfig:
         adapter_width: of ``adapter``: the width of the side network.
         lora: adapters on the language model; ``None`` for none.
         base: hub id or folder of the VLM that all began with; ``None`` for random weights.
+        base_revision: the commit of it on the hub, which may change; ``None`` for a folder.
     """
 
     fusion: Fusion = "concat"
@@ -47,6 +48,7 @@ class DepthVLMConfig:
     adapter_width: int = 128
     lora: LoRA | None = None
     base: str | None = None
+    base_revision: str | None = None
 
     def __post_init__(self) -> None:
         if self.compression < 1 or self.adapter_layers < 1 or self.adapter_width < 1:

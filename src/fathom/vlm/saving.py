@@ -1,5 +1,6 @@
 """A depth-aware VLM as a folder: whole, or what was added to a published VLM alone."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel
 from fathom.config import parse_config, read_json, write_config
 from fathom.errors import UserError
 from fathom.files import atomically
-from fathom.hub import local_folder
+from fathom.hub import local_folder, revision_of
 from fathom.vlm.card import read_provenance, save_provenance
 from fathom.vlm.config import DepthVLMConfig
 from fathom.vlm.model import DepthVLM
@@ -90,7 +91,7 @@ def start_depth_vlm(
 
     Args:
         base: hub id or folder of a Qwen2.5-VL or Qwen3-VL, or of a model saved whole with ``fusion = none`` and
-            without LoRA; it takes the place of ``config.base``.
+            without LoRA; it takes the place of ``config.base``, and its commit that of ``config.base_revision``.
         dtype: of the VLM; what is added stays in fp32.
 
     Raises:
@@ -116,7 +117,7 @@ def outline_depth_vlm(base: str | Path, config: DepthVLMConfig, *, dtype: torch.
 
 
 def _onto(folder: Path, config: DepthVLMConfig, base: str, dtype: torch.dtype) -> DepthVLM:
-    config = DepthVLMConfig(**{**vars(config), "base": base})
+    config = replace(config, base=base, base_revision=revision_of(folder))
     return DepthVLM(config, _vlm_in(folder, dtype), DepthVLMProcessor.load(folder, config))
 
 
@@ -138,7 +139,8 @@ def _read(folder: Path, values: dict[str, Any], dtype: torch.dtype, token: Any =
     if described_vlm is None:
         if config.base is None:
             raise UserError(f"{folder / 'config.json'} has adapters alone and names no base that they belong to")
-        model = _onto(local_folder(config.base, _FILES, token=token), config, config.base, dtype)
+        folder_of_base = local_folder(config.base, _FILES, token=token, revision=config.base_revision)
+        model = _onto(folder_of_base, config, config.base, dtype)
         _load_adapters(model, folder / _ADAPTERS)
         return model
     with parameters_unset(dtype):
