@@ -16,7 +16,7 @@ from fathom.evaluation.spatial import Answers, Comparison
 from fathom.evaluation.statistics import Rate
 from fathom.files import write_file
 from fathom.report.figures import COLOURS, Line, curves, style, to_svg
-from fathom.report.html import data_uri, page, paragraph, section, table, text
+from fathom.report.html import data_uri, page, panel, paragraph, section, table, text
 from fathom.vlm.scoring.lines import read_lines
 
 _COLOUR = {"none": "quiet", "concat": "blue", "positional": "orange", "adapter": "purple", "rgbd": "green"}
@@ -150,13 +150,18 @@ def _png(image: Image.Image) -> bytes:
 
 
 def _losses(folder: Path) -> str:
-    """The curves of the first run, base and arms."""
-    runs = sorted(folder.glob("runs/*"))
+    """A figure for each run: the curves of its base and its arms."""
+    runs = {run.name: _lines(run) for run in sorted(folder.glob("runs/*"))}
+    drawn = [panel(name, curves(lines, log=True)) for name, lines in runs.items() if lines]
+    return f'<div class="panels">{"".join(drawn)}</div>' if drawn else paragraph("No losses were logged.")
+
+
+def _lines(run: Path) -> list[Line]:
     lines = []
-    for path in sorted(runs[0].glob("*/metrics.jsonl")) if runs else []:
-        if path.parent.name == "aligned":
-            continue
-        values = [json.loads(line) for line in path.read_text().splitlines()]
-        colour = _COLOUR.get(path.parent.name, "ink")
-        lines.append(Line(path.parent.name, colour, [v["step"] for v in values], [v["loss"] for v in values]))
-    return curves(lines, log=True) if lines else paragraph("No losses were logged.")
+    for path in sorted(run.glob("*/metrics.jsonl")):
+        name = path.parent.name
+        if name != "aligned":  # another loss
+            values = [json.loads(line) for line in path.read_text().splitlines()]
+            steps, losses = [v["step"] for v in values], [v["loss"] for v in values]
+            lines.append(Line(name, _COLOUR.get(name, "ink"), steps, losses))
+    return lines
