@@ -2,10 +2,11 @@
 
     python benchmarks/training_step.py --size 300m --batch 2 [--precision bf16] [--cameras 2] [--no-depth]
 
-A step is the loss, its backward pass and AdamW on all parameters (its rate is 0, so that the weights stay what they
-are and both contenders share them). Weights are fp32; with bf16 the passes run under autocast. Both must first give
-the same loss. MFU is the counted work of the passes (three times the forward's, `counting.py`) over what the device
-could do in that time; the optimiser's own work is not counted. The last line of the output is one JSON object.
+A step is the loss, its backward pass and the training's own optimiser: norms, clipping, AdamW on all parameters (its
+rate is 0, so that the weights stay what they are and both contenders share them). Weights are fp32; with bf16 the
+passes run under autocast. Both must first give the same loss. MFU is the counted work of the passes (three times the
+forward's, `counting.py`) over what the device could do in that time; the optimiser's own work is not counted. The last
+line of the output is one JSON object.
 """
 
 import argparse
@@ -29,6 +30,8 @@ from fathom.data.batch import Batch
 from fathom.data.draws import Draws
 from fathom.data.normalization import Normalization, Scaling
 from fathom.policies.qdepth_vla import QDepthVLA, QDepthVLAConfig
+from fathom.training.config import GroupScales, OptimizerConfig, TrainingConfig
+from fathom.training.optimizer import Optimizer
 
 PEER = "eager, one pass"
 BAR = 1.3  # on a CPU
@@ -72,14 +75,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"the losses differ, {values}: nothing to compare", file=sys.stderr)
         return 1
 
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=0.0)
+    still = OptimizerConfig(scale=GroupScales(vlm=0, vision=0, action=0, depth=0))
+    optimizer = Optimizer(policy, TrainingConfig(optimizer=still))
 
     def step(loss: Callable[[], Tensor]) -> None:
         with autocast():
             value = loss()
         value.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        optimizer.update(optimizer.norms()["grad_norm"])
 
     work = {name: partial(step, loss) for name, loss in losses.items()}
     rounds = take_turns(work, options.repeats, device)

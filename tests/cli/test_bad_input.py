@@ -18,7 +18,7 @@ from fathom.policies.policy import Policy
 from fathom.policies.qdepth_vla import QDepthVLA
 from fathom.policies.text import TextTokenizer
 from fathom.recipes import POLICY_RECIPES, policy_recipe
-from fathom.training.checkpoint import Checkpoints
+from fathom.training.checkpoint import Checkpoints, finished
 from fathom.training.config import TrainingConfig
 
 TASKS = ["open the door", "push the puck"]
@@ -212,7 +212,7 @@ class TestAnotherConfiguration:
         (out / "config.json").unlink()
         with Checkpoints(out) as checkpoints:
             checkpoints.save(1, {"model.weight": torch.zeros(2, 2)}, loss=0.5)
-        (saved,) = checkpoints.all()
+        (saved,) = finished(out)
         said = refused("train", dataset, "--out", out, "--recipe", small)
         assert str(saved.folder) in said and "of another model" in said
         assert not (out / "config.json").exists()

@@ -1,6 +1,8 @@
 """Batches: the same as samples, from the dataset, from workers and from memory; in an order that can be resumed."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import islice
@@ -230,6 +232,28 @@ def test_workers_change_nothing(recorded: Recorded, start_method: str) -> None:
     assert len({tuple(batch.index.tolist()) for batch in alone if batch.index is not None}) == 6
     for ours, theirs in zip(together, alone, strict=True):
         assert_same(ours, theirs)
+
+
+DYING = """
+from itertools import count
+from fathom.data.loader import DecodedBatches
+
+class Frames:
+    def __len__(self): return 9
+    def batch(self, frames): return frames
+
+stream = iter(DecodedBatches(Frames(), ([frame] for frame in count()), 2, None))
+assert next(stream) == [0]
+raise RuntimeError("an accident")
+"""
+
+
+@pytest.mark.slow
+def test_workers_do_not_outlive_a_program_that_fails() -> None:
+    """They outlive SIGTERM, by which multiprocessing asks its children to end before it waits for them."""
+    done = subprocess.run([sys.executable, "-c", DYING], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert done.stderr.endswith("RuntimeError: an accident\n") and "worker" not in done.stderr
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -1,7 +1,5 @@
 """A depth encoder is aligned, interrupted, taken up again, and handed on."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -13,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from fathom.cli.main import main
 from fathom.depth.depth_map import LogRange
 from fathom.errors import UserError
 from fathom.training import alignment, loop
@@ -24,6 +23,8 @@ from fathom.vlm.config import DepthVLMConfig
 from fathom.vlm.pairs import read_pairs
 from fathom.vlm.saving import start_depth_vlm
 from fathom.vlm.small import SmallSize, small_depth_vlm
+
+from .processes import Ranks
 
 SIZE = SmallSize(width=16, layers=1, vision_width=16, vision_layers=2, patch=4, image=16)
 TRAINING = TrainingConfig(
@@ -176,13 +177,11 @@ def test_two_processes_align_as_one_does(pairs, tmp_path):
     plain.vlm.save_pretrained(tmp_path / "base")
     plain.processor.save(tmp_path / "base")
     options = {"steps": 3, "epochs": "None", "batch-size": 4, "precision": "fp32", "optimizer.lr": 1e-3}
-    command = ["-m", "fathom", "vlm", "align", str(pairs[0].image.parent.parent), "--model", str(tmp_path / "base")]
-    command += ["--held-out", "0.25", *(word for k, v in options.items() for word in (f"--training.{k}", str(v)))]
-    alone = [sys.executable, *command, "--out", str(tmp_path / "one")]
-    both = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command]
-    for words in (alone, [*both, "--out", str(tmp_path / "two")]):
-        done = subprocess.run(words, capture_output=True, text=True, timeout=300, cwd=tmp_path)
-        assert done.returncode == 0, done.stdout + done.stderr
+    words = ["vlm", "align", str(pairs[0].image.parent.parent), "--model", str(tmp_path / "base")]
+    words += ["--held-out", "0.25", *(word for k, v in options.items() for word in (f"--training.{k}", str(v)))]
+    assert main([*words, "--out", str(tmp_path / "one")]) == 0
+    codes, said = Ranks(2, tmp_path, main, [*words, "--out", str(tmp_path / "two")]).finish()
+    assert codes == [0, 0], said
     one, two = (load_file(tmp_path / name / "depth_encoder.safetensors") for name in ("one", "two"))
     for name, tensor in one.items():
         assert torch.allclose(tensor, two[name], atol=2e-5), name

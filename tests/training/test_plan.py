@@ -158,6 +158,18 @@ class TestPlan:
             replace(plan, machine=replace(BIG, memory=rest)).check()
         plan.check()
 
+    def test_groups_that_share_the_weights(self, dataset):
+        """What the run refuses the plan does too, and a device keeps its share of a group, not of all."""
+        eight = replace(WITHOUT_DEPTH, training=replace(TRAINING, shard=8))
+        for devices in (1, 4):
+            with pytest.raises(UserError, match=f"training.shard is 8, .*number of processes, {devices}"):
+                make_plan(dataset, eight, replace(BIG, devices=devices))
+        groups = replace(WITHOUT_DEPTH, training=replace(TRAINING, shard=2))
+        of_two = make_plan(dataset, groups, replace(BIG, devices=4))
+        trained = sum(part.trained for part in of_two.parts.values())
+        assert of_two.memory.weights == 4 * -(-trained // 2)
+        assert of_two.memory.optimizer == 8 * -(-trained // 2)
+
     def test_batches_that_cannot_be_shared(self, dataset):
         with pytest.raises(UserError, match="3 processes cannot share"):
             make_plan(dataset, WITHOUT_DEPTH, replace(BIG, devices=3))

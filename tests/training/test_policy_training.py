@@ -2,9 +2,13 @@
 
 import errno
 import json
-from collections.abc import Iterator
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +16,7 @@ import pytest
 import torch
 from vector_quantize_pytorch.vector_quantize_pytorch import Codebook
 
-from fathom.data.loader import Loader
+from fathom.cli.main import main
 from fathom.depth import quantizers
 from fathom.depth.tokenizer import DepthTokenizer
 from fathom.errors import UserError
@@ -20,7 +24,8 @@ from fathom.policies import load_policy
 from fathom.policies.qdepth_vla import DepthConfig, QDepthVLA
 from fathom.training.checkpoint import _Writer, finished
 from fathom.training.config import OptimizerConfig
-from fathom.training.policy import train_policy
+from fathom.training.distributed import ALONE, World
+from fathom.training.policy import train_policy, train_policy_in
 from fathom.training.tokenizer import read_score, train_tokenizer
 
 from .conftest import EVERY, POLICY, STEPS, TOKENIZER, TRAINING, WITHOUT_DEPTH, record
@@ -30,13 +35,19 @@ class Killed(Exception):
     pass
 
 
-def watch(patch: pytest.MonkeyPatch, model: type, kill_at: int | None = None) -> list[int]:
-    """The steps that a model does from now on; at ``kill_at`` the run is killed."""
+def kill() -> None:
+    raise Killed
+
+
+def watch(
+    patch: pytest.MonkeyPatch, model: type, kill_at: int | None = None, how: Callable[[], None] = kill
+) -> list[int]:
+    """The steps that a model does from now on; at ``kill_at`` something happens, by default the run is killed."""
     original, done = model.loss, []
 
     def loss(self, *arguments):
         if len(done) == kill_at:
-            raise Killed
+            how()
         done.append(len(done))
         return original(self, *arguments)
 
@@ -156,6 +167,27 @@ class TestPolicy:
         assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
         assert [line["step"] for line in log(tmp_path / "killed")] == list(range(1, STEPS + 1))
 
+    def test_a_run_goes_on_with_other_means(self, dataset, tokenizer, tmp_path):
+        """Our own remedies are not refused: what changes no weights may be changed."""
+        train_policy(dataset, POLICY, tmp_path / "whole", tokenizer)
+        with killed(QDepthVLA, 3):
+            train_policy(dataset, POLICY, tmp_path / "run", tokenizer)
+        changed = replace(
+            TRAINING, recompute=True, log_every=3, checkpoint_every=3, keep_last=1, keep_best=1, on_bad_loss="skip",
+            loss_limit=1e9, rank_timeout_s=5.0, workers=1,
+        )  # fmt: skip
+        train_policy(dataset, replace(POLICY, training=changed), tmp_path / "run", tokenizer)
+        assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+    @pytest.mark.parametrize("changes", [{"micro_batch": 2}, {"in_memory": False}])
+    def test_or_comes_to_the_same_but_for_rounding(self, changes, dataset, tokenizer, tmp_path):
+        train_policy(dataset, POLICY, tmp_path / "whole", tokenizer)
+        with killed(QDepthVLA, 3):
+            train_policy(dataset, POLICY, tmp_path / "run", tokenizer)
+        train_policy(dataset, replace(POLICY, training=replace(TRAINING, **changes)), tmp_path / "run", tokenizer)
+        losses = [[line["loss"] for line in log(tmp_path / name)] for name in ("run", "whole")]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4) and len(losses[0]) == STEPS
+
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
     def test_memory_and_workers_give_the_same_first_step(self, precision, dataset, tokenizer, tmp_path):
         first = []
@@ -198,7 +230,7 @@ class TestRefusedPolicy:
                 train_policy(dataset, POLICY, tmp_path / "run", tokenizer)
         before = {name: (tmp_path / "run" / name).read_bytes() for name in names(tmp_path / "run")}
         other = record(tmp_path / "other", actions=2)
-        with pytest.raises(UserError, match=r"dataset|settings"):
+        with pytest.raises(UserError, match=r"other settings \(made_from\.dataset is \w+ there and \w+ here\)"):
             train_policy(other, POLICY, tmp_path / "run", tokenizer)
         assert before == {name: (tmp_path / "run" / name).read_bytes() for name in names(tmp_path / "run")}
 
@@ -207,7 +239,7 @@ class TestRefusedPolicy:
             train_policy(dataset, POLICY, tmp_path / "run", tokenizer)
         with torch.no_grad():
             tokenizer.codebook.add_(1.0)
-        with pytest.raises(UserError, match=r"tokenizer|settings"):
+        with pytest.raises(UserError, match=r"other settings \(made_from\.depth_tokenizer is"):
             train_policy(dataset, POLICY, tmp_path / "run", tokenizer)
 
     def test_a_camera_that_the_data_lacks(self, dataset, tokenizer, tmp_path):
@@ -222,29 +254,46 @@ class TestRefusedPolicy:
             train_policy(root, POLICY, tmp_path / "run", tokenizer)
         assert not (tmp_path / "run").exists()
 
-    def test_a_worker_that_dies(self, dataset, monkeypatch, tmp_path):
-        """Torch's own words for it become a sentence, and what was saved is gone on from."""
+    def test_what_processes_cannot_share_is_told_first(self, tmp_path):
+        """Before anything is read, built or written: there is not even a dataset."""
+        three, six = World(size=3), replace(TRAINING, batch_size=6)
+        for training, told in (
+            (TRAINING, "training.batch_size is 4, which 3 processes cannot share evenly"),
+            (replace(six, shard=2), "training.shard is 2, which does not divide the number of processes, 3"),
+        ):
+            with pytest.raises(UserError, match=told):
+                train_policy_in(three, tmp_path / "none", replace(POLICY, training=training), tmp_path / "run")
+        assert not list(tmp_path.iterdir())
 
-        class Dying:
-            def __init__(self, *arguments, start_step, **options):
-                self.inner, self.left = Loader(*arguments, start_step=start_step, **options), 3
+    def test_a_tracker_that_is_missing_is_told_first(self, dataset, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "wandb", None)
+        recipe = replace(WITHOUT_DEPTH, training=replace(TRAINING, track=("wandb",)))
+        with pytest.raises(UserError, match="'wandb', which is not installed"):
+            train_policy(dataset, recipe, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
 
-            def __iter__(self):
-                for batch in self.inner:
-                    if not self.left:
-                        raise RuntimeError("DataLoader worker (pid 77) is killed by signal: Killed. ")
-                    self.left -= 1
-                    yield batch
+    def test_what_one_machine_lacks_is_told_among_the_processes(self, dataset, tmp_path, monkeypatch):
+        """Only the first of them prints: what another one finds must come to it."""
+        told = []
 
-        recipe = replace(WITHOUT_DEPTH, training=replace(TRAINING, in_memory=False))
-        train_policy(dataset, recipe, tmp_path / "whole")
-        with monkeypatch.context() as patch:
-            patch.setattr("fathom.training.batches.Loader", Dying)
-            with pytest.raises(UserError, match=r"worker \(pid 77\).* lower training.workers"):
-                train_policy(dataset, recipe, tmp_path / "run")
-        assert finished(tmp_path / "run")[-1].step == EVERY
-        train_policy(dataset, recipe, tmp_path / "run")
-        assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+        @contextmanager
+        def joined(config):
+            try:
+                yield ALONE
+            except UserError as error:
+                told.append(str(error))
+                raise
+
+        monkeypatch.setattr("fathom.training.distributed.joined", joined)
+        lost = ["train", str(dataset), "--out", str(tmp_path / "run"), "--tokenizer", str(tmp_path / "lost")]
+        assert main(lost) == 2
+        (tmp_path / "there").mkdir()
+        no_validation = record(tmp_path / "dataset", depth=False)
+        info = json.loads((no_validation / "meta" / "info.json").read_text())
+        (no_validation / "meta" / "info.json").write_text(json.dumps({**info, "splits": {"train": "0:4"}}))
+        examined = ["train", str(no_validation), "--out", str(tmp_path / "run"), "--training.evaluate-every", "2"]
+        assert main(examined) == 2
+        assert ["lost" in told[0], "split 'validation'" in told[1]] == [True, True]
 
     def test_depth_that_the_data_lacks(self, tokenizer, tmp_path):
         root = record(tmp_path / "dataset", depth=False)
@@ -264,3 +313,50 @@ class TestRefusedPolicy:
         with pytest.raises(UserError, match="codes 16"):
             train_policy(dataset, recipe, tmp_path / "run", tokenizer)
         assert not (tmp_path / "run").exists()
+
+
+FROM_WORKERS = replace(WITHOUT_DEPTH, training=replace(TRAINING, in_memory=False, workers=1))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(dataset, tmp_path_factory) -> Path:
+    """Trained without workers, which changes nothing."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    train_policy(dataset, replace(FROM_WORKERS, training=replace(FROM_WORKERS.training, workers=0)), folder)
+    return folder
+
+
+class TestWorkers:
+    def test_one_that_dies_is_told(self, dataset, undisturbed, monkeypatch, tmp_path):
+        """Torch raises it in the middle of a step; what was saved is gone on from."""
+
+        def kill_worker():
+            (worker,) = active_children()
+            os.kill(worker.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)  # torch is told of it now
+
+        with monkeypatch.context() as patch:
+            watch(patch, QDepthVLA, 3, kill_worker)
+            with pytest.raises(UserError, match=r"DataLoader worker \(pid.* killed.* lower training.workers"):
+                train_policy(dataset, FROM_WORKERS, tmp_path / "run")
+        assert finished(tmp_path / "run")[-1].step == EVERY
+        train_policy(dataset, FROM_WORKERS, tmp_path / "run")
+        assert weights(tmp_path / "run") == weights(undisturbed)
+
+    def test_sigterm_to_all_of_the_job_loses_nothing(self, dataset, undisturbed, monkeypatch, tmp_path):
+        """As a cluster sends it: to the workers too."""
+
+        def terminate():
+            (worker,) = active_children()
+            os.kill(worker.pid, signal.SIGTERM)
+            worker.join(0.5)  # it may go on, or die of it
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        with monkeypatch.context() as patch:
+            watch(patch, QDepthVLA, 2, terminate)
+            with pytest.raises(SystemExit) as stopped:
+                train_policy(dataset, FROM_WORKERS, tmp_path / "run")
+        assert stopped.value.code == 143
+        assert finished(tmp_path / "run")[-1].step == 3
+        train_policy(dataset, FROM_WORKERS, tmp_path / "run")
+        assert weights(tmp_path / "run") == weights(undisturbed)

@@ -1,8 +1,10 @@
 """What a training says of itself: beside the losses, how the machine is used, and how it does on held-out episodes."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from fathom.recipes.examination import examination
 from fathom.report import write_report
 from fathom.training import throughput, tracking
 from fathom.training.policy import train_policy
+from fathom.training.settings import claim
 from fathom.training.throughput import Peak
 from fathom.training.tracking import WorkCounter, of_the_machine, open_trackers, perplexity
 
@@ -125,7 +128,7 @@ def test_the_tokenizer_says_how_it_uses_its_codes(tokenizer_folder):
 @pytest.mark.parametrize("service", ["tensorboard", "wandb"])
 def test_a_service_that_is_missing_is_told(service, tmp_path, monkeypatch):
     for name in (service, "torch.utils.tensorboard"):
-        monkeypatch.setitem(__import__("sys").modules, name, None)
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=rf"{service!r}, which is not installed.*fathom-vla\[tracking\]"):
         open_trackers([service], tmp_path)
 
@@ -140,6 +143,36 @@ def test_tensorboard_has_the_lines(tmp_path):
     tracker.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
     assert [(event.step, event.value) for event in events] == [(4, 0.5), (8, 0.25)]
+
+
+def test_tensorboard_shows_what_is_told_again_once(tmp_path):
+    """A run that is killed after step 8 and goes on from step 4 tells of step 8 twice."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for begun, lines in ((0, {4: 0.5, 8: 0.25}), (4, {8: 0.125})):
+        (tracker,) = open_trackers(["tensorboard"], tmp_path, begun)
+        for step, loss in lines.items():
+            tracker.write({"step": step, "loss": loss})
+        tracker.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
+    assert [(event.step, event.value) for event in events] == [(4, 0.5), (8, 0.125)]
+
+
+def test_a_folder_is_one_run_of_wandb(tmp_path, monkeypatch):
+    """And no other one, whatever the folders are called; the project is the user's, the settings are sent."""
+    begun = []
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **words: begun.append(words)))
+    for folder in ("a/runs/policy", "a/runs/policy", "b/runs/policy"):
+        claim(tmp_path / folder, POLICY)
+        open_trackers(["wandb"], tmp_path / folder)
+    first, again, other = (words["id"] for words in begun)
+    assert first == again != other
+    assert {words["name"] for words in begun} == {"policy"}
+    assert begun[0]["project"] == "fathom" and begun[0]["config"]["training"]["steps"] == STEPS
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    open_trackers(["wandb"], tmp_path / "c")
+    assert begun[-1]["project"] == "mine"
 
 
 def test_wandb_has_them_offline_too(tmp_path, monkeypatch):

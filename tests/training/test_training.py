@@ -5,6 +5,7 @@ import math
 import os
 import signal
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 
 from fathom.data.batch import Batch
 from fathom.errors import UserError
+from fathom.training import loop
 from fathom.training.checkpoint import Checkpoints, _Writer, finished, remove_all
 from fathom.training.config import GroupScales, OptimizerConfig, TrainingConfig
 from fathom.training.loop import train
@@ -39,7 +41,7 @@ class Killed(Exception):
     pass
 
 
-def run(folder, config=CONFIG, kill_at=None, poison_at=None, terminate_at=None):
+def run(folder, config=CONFIG, kill_at=None, poison_at=(), terminate_at=None):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.Linear(8, 1))
 
@@ -50,7 +52,7 @@ def run(folder, config=CONFIG, kill_at=None, poison_at=None, terminate_at=None):
             os.kill(os.getpid(), signal.SIGTERM)
         noise = draws.normal(batch, (1,), "noise").float()
         error = (model(batch.state + 0.1 * noise) - batch.actions[:, 0]).square().mean()
-        return error * (math.nan if step == poison_at else 1.0), {"error": error}
+        return error * (math.nan if step in poison_at else 1.0), {"error": error}
 
     folder.mkdir(exist_ok=True)
     train(model, loss_of, batches, config, folder, label="test")
@@ -65,8 +67,7 @@ def test_a_killed_run_ends_with_the_same_weights_and_log(kill_at, tmp_path):
     assert torch.equal(run(tmp_path / "killed"), whole)
 
     def log(name):
-        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        return [(line["step"], line["error"], line["lr"]) for line in lines]
+        return [(line["step"], line["error"], line["lr"]) for line in read_log(tmp_path / name)]
 
     assert [step for step, *_ in log("whole")] == [3, 6, 9, 12]
     # the line that spans the kill holds the steps since the checkpoint alone
@@ -92,7 +93,7 @@ def read(folder):
 
 def test_a_loss_that_is_no_number_stops(tmp_path):
     with pytest.raises(UserError, match="step 5"):
-        run(tmp_path / "nan", poison_at=5)
+        run(tmp_path / "nan", poison_at=[5])
 
 
 def test_a_checkpoint_is_what_was_there_when_it_was_begun(tmp_path):
@@ -123,7 +124,7 @@ def test_a_half_written_checkpoint_is_never_seen(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "missing"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "missing", "no mark"])
 def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(damage, tmp_path, capsys):
     whole = run(tmp_path / "run")
     newest = finished(tmp_path / "run")[-1]
@@ -131,6 +132,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(damage, tmp_path,
     hurt(newest, damage)
     assert torch.equal(run(tmp_path / "run"), whole)  # from step 8
     assert f"{newest.folder} is damaged" in capsys.readouterr().err
+    assert [saved.step for saved in finished(tmp_path / "run")] == [8, 12]  # the damaged one took nobody's place
     for saved in finished(tmp_path / "run"):
         hurt(saved, damage)
     with pytest.raises(UserError, match="no checkpoint that is whole"):
@@ -140,7 +142,9 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(damage, tmp_path,
 def hurt(saved, damage):
     (file,) = saved.folder.glob("*.safetensors")
     content = bytearray(file.read_bytes())
-    if damage == "missing":
+    if damage == "no mark":
+        (saved.folder / "checkpoint.json").write_text("")
+    elif damage == "missing":
         file.unlink()
     elif damage == "cut":
         file.write_bytes(content[:-10])
@@ -166,20 +170,68 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         train(nn.Linear(3, 1), None, batches, CONFIG, folder, label="test")
 
 
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
+    def narrow(width):
+        model = nn.Linear(3, width)
+        loss_of = lambda batch, *_: (model(batch.state).square().mean(), {})  # noqa: E731
+        train(model, loss_of, batches, replace(CONFIG, steps=4), tmp_path, label="test")
+
+    narrow(1)
+    with pytest.raises(UserError, match=r"step-00000004 is of another model \(Size mismatch.*\): choose"):
+        narrow(2)
+
+
+def test_a_damaged_log_does_not_stop_a_resume(tmp_path):
+    with pytest.raises(Killed):
+        run(tmp_path, kill_at=9)
+    log = tmp_path / "metrics.jsonl"
+    log.write_text(log.read_text().replace('"step": 6', '"step": 6, oh'))
+    run(tmp_path)
+    assert [line["step"] for line in read_log(tmp_path)] == [3, 9, 12]
+
+
+def read_log(folder):
+    """As other programs read it: NaN and Infinity are no JSON."""
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    return [json.loads(line, parse_constant=refuse) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_skipping_for_ever_ends_the_run(tmp_path):
+    """No line has a loss then, and no checkpoint."""
+    with pytest.raises(UserError, match=r"the loss is nan at step 12, the 10th bad step in a row"):
+        run(tmp_path, replace(CONFIG, steps=20, on_bad_loss="skip"), poison_at=range(3, 13))
+    assert [("loss" in line, line.get("skipped")) for line in read_log(tmp_path)] == [
+        (True, None), (False, 3), (False, 3), (False, 3),
+    ]  # fmt: skip
+    assert [saved.loss for saved in finished(tmp_path)][-1] is None
+    assert len(list((tmp_path / "bad_batches").glob("*.safetensors"))) == 10
+
+
+def test_trackers_are_closed_whatever_ends_the_training(tmp_path, monkeypatch):
+    tracker = Mock()
+    monkeypatch.setattr(loop, "open_trackers", lambda *_: [tracker])
+    with pytest.raises(Killed):
+        run(tmp_path, kill_at=5)
+    assert tracker.write.call_count == 1 and tracker.close.call_count == 1
+
+
 def test_a_bad_step_can_be_skipped(tmp_path):
     """Its batch is kept; the weights are those of a run whose optimiser did not move there."""
     skipping = replace(CONFIG, on_bad_loss="skip", ema_decay=0.0)
-    weights = run(tmp_path / "skip", skipping, poison_at=5)
+    weights = run(tmp_path / "skip", skipping, poison_at=[5])
     assert weights.isfinite().all()
     kept = load_file(tmp_path / "skip" / "bad_batches" / "step-00000005-rank-0.safetensors")
     torch.testing.assert_close(kept["state"], next(batches(5)).state)
-    lines = [json.loads(line) for line in (tmp_path / "skip" / "metrics.jsonl").read_text().splitlines()]
+    lines = read_log(tmp_path / "skip")
     assert [line.get("skipped") for line in lines] == [None, 1, None, None]
     assert all(math.isfinite(line["loss"]) for line in lines)
 
 
 def test_a_loss_above_the_limit_stops(tmp_path):
-    with pytest.raises(UserError, match=r"at step 0, above training.loss_limit 1e-06"):
+    with pytest.raises(UserError, match=r"the loss is .*, above training.loss_limit 1e-06, at step 0"):
         run(tmp_path / "run", replace(CONFIG, loss_limit=1e-6))
 
 

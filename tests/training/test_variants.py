@@ -226,16 +226,16 @@ def test_micro_batches_are_one_step(dataset, tmp_path):
     results = []
     for micro in (None, 2):
         torch.manual_seed(0)
-        model = torch.nn.Linear(5, 3)
+        model = torch.nn.Linear(5, 3).double()
         config = replace(TRAINING, micro_batch=micro, steps=3)
 
         def loss_of(part, whole, step, generator, model=model):
-            error = (model(part.state) - part.actions[:, 0]).square().mean(1).sum() / len(whole)
+            error = (model(part.state.double()) - part.actions[:, 0]).square().mean(1).sum() / len(whole)
             return error, {"error": error}
 
         train(model, loss_of, from_memory(memory, config), config, tmp_path / str(micro), label="test")
         results.append((model.weight.detach().clone(), log(tmp_path / str(micro))))
-    torch.testing.assert_close(results[0][0], results[1][0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(results[0][0], results[1][0], atol=1e-10, rtol=0)
     assert [line["error"] for line in results[0][1]] == pytest.approx([line["error"] for line in results[1][1]])
 
 

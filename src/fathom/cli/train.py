@@ -61,11 +61,13 @@ class Train:
             return
         from fathom.depth.tokenizer import DepthTokenizer
         from fathom.recipes.examination import examination
-        from fathom.training.policy import train_policy
+        from fathom.training.distributed import joined
+        from fathom.training.policy import train_policy_in
 
-        tokenizer = DepthTokenizer.load(self.tokenizer) if self.tokenizer else None
-        examine = examination(self.dataset, recipe, self.out)
-        train_policy(self.dataset, recipe, self.out, tokenizer, self.init, examine)
+        with joined(recipe.training) as world:  # from here on the first process says what any of them finds wrong
+            tokenizer = DepthTokenizer.load(self.tokenizer) if self.tokenizer else None
+            examine = examination(self.dataset, recipe, self.out)
+            train_policy_in(world, self.dataset, recipe, self.out, tokenizer, self.init, examine)
 
     def _plan(self, recipe: "PolicyRecipe") -> None:
         from rich.console import Console

@@ -1,6 +1,10 @@
 """Batches in an endless, reproducible order, decoded in workers."""
 
-from collections.abc import Iterator
+import atexit
+import signal
+from collections.abc import Collection, Iterator
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 import numpy as np
@@ -95,10 +99,14 @@ class DecodedBatches:
             num_workers=workers,
             multiprocessing_context=start_method if workers else None,
             prefetch_factor=4 if workers else None,
+            worker_init_fn=_outlive_sigterm,
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._batches:
+        others = set(active_children())
+        batches = iter(self._batches)  # starts the workers
+        atexit.register(_kill, set(active_children()) - others)
+        for batch in batches:
             if isinstance(batch, UserError):
                 raise batch
             yield batch
@@ -121,6 +129,19 @@ class _WholeBatches(Dataset[Any]):
             return self._dataset.batch(frames)
         except UserError as error:
             return error
+
+
+def _outlive_sigterm(_worker: int) -> None:
+    """A cluster sends SIGTERM to the whole job: the step that is still to be ended and saved needs its batch."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _kill(workers: Collection[BaseProcess]) -> None:
+    """At the program's end, whatever it ends of: multiprocessing would send SIGTERM and wait, for ever."""
+    if workers:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would take it for an accident
+    for worker in workers:
+        worker.kill()
 
 
 def _as_it_is(batch: Any) -> Any:

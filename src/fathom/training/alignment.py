@@ -26,6 +26,7 @@ from fathom.training.device import pick_device
 from fathom.training.distributed import World, joined
 from fathom.training.loop import LossOf, train
 from fathom.training.settings import check, claim
+from fathom.training.tracking import check_trackers
 from fathom.vlm.alignment import Alignment, Level, image_embeddings, retrieval_recall
 from fathom.vlm.config import DepthVLMConfig, Fusion
 from fathom.vlm.depth_encoder import DepthEncoder
@@ -132,7 +133,11 @@ def align(
     depth_range = model.config.depth_range if model.config.depth_kind == "metric" else None
     alignment = Alignment(model.depth_encoder, vision_tower(model.vlm), depth_range, recipe.level)
     with joined(config) as world:
-        claim(folder, recipe, **made_from)
+        world.share_of(config.batch_size)
+        world.sharers(config)
+        check_trackers(config.track)
+        if world.is_first:
+            claim(folder, recipe, **made_from)
         loss_of = _loss_of(alignment)
         batches = _batches(model, learn, recipe, config, world)
         train(alignment, loss_of, batches, config, folder, label="depth encoder", world=world)

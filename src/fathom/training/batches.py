@@ -1,6 +1,7 @@
 """Endless batches of a dataset, from memory or decoded in workers."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 
 from rich.console import Console
@@ -22,31 +23,44 @@ def from_workers(dataset: LeRobotDataset, config: TrainingConfig, world: World =
     """Pictures are decoded by worker processes, again for every batch.
 
     Raises:
-        UserError: the processes cannot share a batch evenly; while it runs: a worker died.
+        UserError: the processes cannot share a batch evenly.
     """
     share = world.share_of(config.batch_size)
 
     def batches(step: int) -> Iterator[Batch]:
-        loader = Loader(
-            dataset,
-            share,
-            seed=config.seed,
-            start_step=step,
-            workers=config.workers,
-            rank=world.rank,
-            world_size=world.size,
+        return iter(
+            Loader(
+                dataset,
+                share,
+                seed=config.seed,
+                start_step=step,
+                workers=config.workers,
+                rank=world.rank,
+                world_size=world.size,
+            )
         )
-        try:
-            yield from loader
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise UserError(
-                f"a process that decodes pictures died ({str(error).splitlines()[0]}): if memory ran out, lower "
-                "training.workers; run the same command again to go on from the last checkpoint"
-            ) from error
 
     return batches
+
+
+@contextmanager
+def worker_deaths_are_told() -> Iterator[None]:
+    """Make a sentence of the death of a process that decodes pictures.
+
+    Torch raises it from a signal handler: wherever the training happens to be, not only where it waits for a batch.
+
+    Raises:
+        UserError: a worker died.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a process that decodes pictures died ({str(error).splitlines()[0]}): if memory ran out, lower "
+            "training.workers; run the same command again to go on from the last checkpoint"
+        ) from error
 
 
 def load_into_memory(dataset: LeRobotDataset, image_size: int | None = None, *, quiet: bool = False) -> MemoryDataset:

@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from zlib import crc32
 
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from fathom.errors import UserError
@@ -38,12 +39,14 @@ class Saved:
     Attributes:
         folder: where it is.
         step: optimiser steps that were done.
-        loss: the mean training loss since the checkpoint before it.
+        loss: the mean training loss since the checkpoint before it; ``None`` if all steps were skipped.
+        files: the names of its files.
     """
 
     folder: Path
     step: int
-    loss: float
+    loss: float | None
+    files: tuple[str, ...]
 
 
 class Checkpoints:
@@ -66,7 +69,7 @@ class Checkpoints:
         with suppress(*(() if kind is None else (Exception,))):
             self.wait()
 
-    def save(self, step: int, state: Mapping[str, Tensor], loss: float) -> None:
+    def save(self, step: int, state: Mapping[str, Tensor], loss: float | None) -> None:
         """Begin to save; the caller may change the tensors afterwards.
 
         Raises:
@@ -104,20 +107,23 @@ class Checkpoints:
             ) from error
 
     def newest(self) -> Saved | None:
-        """The newest checkpoint that is whole; says on standard error which ones are damaged.
+        """The newest checkpoint that is whole; says on standard error which newer ones are damaged, and deletes them.
+
+        Left there, they would be counted among the last ones that are kept, in the place of whole ones.
 
         Raises:
             UserError: there are checkpoints, and all are damaged.
         """
         damaged: dict[Path, str] = {}
-        for saved in reversed(self.all()):
-            complaint = self._damage(saved)
-            if complaint is not None:
-                damaged[saved.folder] = complaint
+        for folder in reversed(_finished_folders(self.folder)):
+            saved, complaint = self._look_at(folder)
+            if saved is None:
+                damaged[folder] = complaint
                 continue
-            for folder, told in damaged.items():
-                if self.world.is_first:
-                    print(f"fathom: the checkpoint {folder} is damaged ({told})", file=sys.stderr)
+            if self.world.is_first:
+                for worse, told in damaged.items():
+                    print(f"fathom: the checkpoint {worse} is damaged ({told})", file=sys.stderr)
+                    remove(worse)
             return saved
         if not damaged:
             return None
@@ -125,19 +131,27 @@ class Checkpoints:
         raise UserError(f"{self.folder} holds no checkpoint that is whole ({told}): delete it to train anew")
 
     def load(self, saved: Saved, state: Mapping[str, Tensor]) -> None:
-        """Read into these tensors, of which each process may have another part than when they were saved."""
+        """Read into these tensors, of which each process may have another part than when they were saved.
+
+        Raises:
+            UserError: they are of another shape.
+        """
         reader = HuggingFaceStorageReader(str(saved.folder))
-        dcp.load(dict(state), storage_reader=reader, process_group=self.world.saving, no_dist=self.world.size == 1)
+        try:
+            dcp.load(dict(state), storage_reader=reader, process_group=self.world.saving, no_dist=self.world.size == 1)
+        except CheckpointException as error:
+            reason = next(iter(error.failures.values()))[0]
+            if not isinstance(reason, ValueError):
+                raise reason from error
+            raise UserError(
+                f"{saved.folder} is of another model ({reason}): choose another folder, or delete it to train anew"
+            ) from error
 
     def names(self, saved: Saved) -> set[str]:
         """What the tensors of a checkpoint are called."""
         return set(HuggingFaceStorageReader(str(saved.folder)).read_metadata().state_dict_metadata)
 
-    def all(self) -> list[Saved]:
-        """Those that were finished, oldest first."""
-        return finished(self.folder.parent)
-
-    def finish(self, path: Path, step: int, loss: float) -> None:
+    def finish(self, path: Path, step: int, loss: float | None) -> None:
         """All processes have written: give the checkpoint its name, and delete those that are no longer kept."""
         files = sorted(file.name for file in path.iterdir() if file.suffix == ".safetensors")
         write_json(path / _MARK, {"step": step, "loss": loss, "files": files})
@@ -146,10 +160,9 @@ class Checkpoints:
         shutil.rmtree(final, ignore_errors=True)
         path.rename(final)
         sync(self.folder)
-        found = self.all()
-        best = sorted(found, key=lambda saved: saved.loss)[: self.keep_best]
-        for saved in found:
-            if saved not in found[-self.keep_last :] and saved not in best:
+        found = finished(self.folder.parent)
+        for saved in found[: -self.keep_last]:
+            if saved not in _best(found, self.keep_best):
                 remove(saved.folder)
 
     def _clear(self) -> None:
@@ -157,17 +170,22 @@ class Checkpoints:
         for unfinished in self.folder.glob(".step-*"):
             shutil.rmtree(unfinished, ignore_errors=True)
 
-    def _damage(self, saved: Saved) -> str | None:
-        """What is wrong with a checkpoint, if anything; the processes share the reading of its files."""
-        files = json.loads((saved.folder / _MARK).read_text())["files"]
-        own = files[self.world.rank :: self.world.size]
-        return self.world.first_word(next(filter(None, (_damaged(saved.folder / name) for name in own)), None))
+    def _look_at(self, folder: Path) -> tuple[Saved | None, str]:
+        """A checkpoint, or what is wrong with it; the processes share the reading of its files."""
+        saved = _read(folder)
+        if saved is None:
+            complaint: str | None = f"{_MARK} cannot be read"
+        else:
+            own = saved.files[self.world.rank :: self.world.size]
+            complaint = next(filter(None, (_damaged(folder / name) for name in own)), None)
+        told = self.world.first_word(complaint)
+        return (saved, "") if told is None else (None, told)
 
 
 class _Writer(HuggingFaceStorageWriter):
     """Each process writes its own file, and beside it what the file's checksum is; the first process finishes."""
 
-    def __init__(self, checkpoints: Checkpoints, path: Path, step: int, loss: float) -> None:
+    def __init__(self, checkpoints: Checkpoints, path: Path, step: int, loss: float | None) -> None:
         super().__init__(str(path), save_distributed=True)
         self.checkpoints, self.folder, self.step, self.loss = checkpoints, path, step, loss
 
@@ -183,13 +201,8 @@ class _Writer(HuggingFaceStorageWriter):
 
 
 def finished(run: Path) -> list[Saved]:
-    """The checkpoints of a run's folder, oldest first."""
-    found = []
-    for folder in sorted((run / "checkpoints").glob("step-*")):
-        if re.fullmatch(r"step-\d+", folder.name) and (folder / _MARK).is_file():
-            mark = json.loads((folder / _MARK).read_text())
-            found.append(Saved(folder, mark["step"], mark["loss"]))
-    return found
+    """The checkpoints of a run's folder, oldest first; without those whose mark is damaged."""
+    return [saved for folder in _finished_folders(run / "checkpoints") if (saved := _read(folder)) is not None]
 
 
 def remove(folder: Path) -> None:
@@ -201,12 +214,32 @@ def remove(folder: Path) -> None:
 def remove_all(run: Path, *, keep_best: int = 0) -> None:
     """Delete the checkpoints of a run that is done, but for the best."""
     found = finished(run)
-    best = sorted(found, key=lambda saved: saved.loss)[:keep_best]
+    best = _best(found, keep_best)
     for saved in found:
         if saved not in best:
             remove(saved.folder)
     if not best:
         shutil.rmtree(run / "checkpoints", ignore_errors=True)
+
+
+def _finished_folders(checkpoints: Path) -> list[Path]:
+    """Oldest first."""
+    folders = [path for path in checkpoints.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
+    return sorted((path for path in folders if (path / _MARK).is_file()), key=lambda path: int(path.name[5:]))
+
+
+def _read(folder: Path) -> Saved | None:
+    """What a checkpoint's mark says; ``None`` if it cannot be read."""
+    try:
+        mark = json.loads((folder / _MARK).read_text())
+        return Saved(folder, mark["step"], mark["loss"], tuple(mark["files"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _best(found: Sequence[Saved], count: int) -> list[Saved]:
+    """Those of the lowest loss."""
+    return sorted(found, key=lambda saved: float("inf") if saved.loss is None else saved.loss)[:count]
 
 
 def _damaged(path: Path) -> str | None:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,11 @@ class GroupScales:
     vision: float = 1.0
     action: float = 1.0
     depth: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value >= 0:
+                raise ValueError(f"the scale of {name} is {value:g}: it must be at least 0")
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,19 @@ class OptimizerConfig:
     beta_2: float = 0.95
     clip_norm: float = 1.0
     scale: GroupScales = field(default_factory=GroupScales)
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "cycle_steps", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name):g}: it must be above 0")
+        for name in ("warmup_steps", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name):g}: it must be at least 0")
+        if not (0 <= self.beta_1 < 1 and 0 <= self.beta_2 < 1 and 0 <= self.final_share <= 1):
+            raise ValueError(
+                f"beta_1 is {self.beta_1:g}, beta_2 {self.beta_2:g}, final_share {self.final_share:g}: "
+                "each is at least 0, the first two below 1, the last at most 1"
+            )
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -88,6 +106,15 @@ class TrainingConfig:
         loss_limit: a loss above this is bad.
         rank_timeout_s: a process that does nothing for so long ends the run, and is named.
     """
+
+    CHANGEABLE: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("micro_batch", "in_memory", "workers", "shard", "recompute", "compile"),
+            *("log_every", "checkpoint_every", "keep_last", "keep_best", "track", "evaluate_every"),
+            *("on_bad_loss", "loss_limit", "rank_timeout_s"),
+        }
+    )
+    """What a run that goes on may have other values of: good steps come to the same weights, to rounding."""
 
     steps: int = DEFAULT_STEPS
     epochs: float | None = None

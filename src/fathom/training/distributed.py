@@ -1,7 +1,9 @@
-"""Several processes that train one model. Everything that knows of more than one process is here.
+"""Several processes that train one model: how they meet, share batches and weights, and come to one sum.
 
 Started by ``torchrun``, each process has a part of every batch, and of the weights, gradients and optimiser state
-(FSDP2). A layer's weights are gathered when it runs and let go afterwards. Models know nothing of it.
+(FSDP2). A layer's weights are gathered when it runs and let go afterwards. Models know nothing of it. Beside this file
+only :mod:`~fathom.training.watch` (who is stuck) and :mod:`~fathom.training.checkpoint` (who writes what) speak to
+other processes themselves.
 """
 
 import os
@@ -65,6 +67,20 @@ class World:
             )
         return batch_size // self.size
 
+    def sharers(self, config: TrainingConfig) -> int:
+        """How many processes share one copy of the weights.
+
+        Raises:
+            UserError: the processes cannot be divided into groups of ``config.shard``.
+        """
+        sharers = config.shard or self.size
+        if self.size % sharers:
+            raise UserError(
+                f"training.shard is {sharers}, which does not divide the number of processes, {self.size}: "
+                "choose one that does"
+            )
+        return sharers
+
     def total(self, values: Tensor) -> Tensor:
         """The sum over all processes, in float64 on the CPU."""
         values = values.detach().double().cpu()
@@ -113,15 +129,15 @@ class World:
     def share_out(self, model: nn.Module, config: TrainingConfig) -> None:
         """Give each process its part of the weights; from now on the model is trained by all of them.
 
-        Every layer is gathered and reduced by itself. What is in no layer (embeddings, norms, heads) is gathered once
-        per step, in fp32, like everything whose compute is not autocast to bf16 anyway.
+        Every layer is gathered and reduced by itself. What is in no layer (embeddings, norms, heads) is gathered
+        together, once for each part of a step's batch, and in fp32: what of its compute is bf16 is autocast.
 
         Raises:
             UserError: the processes cannot be divided into groups of ``config.shard``.
         """
         if self.size == 1:
             return
-        mesh = self._mesh(config.shard)
+        mesh = self._mesh(self.sharers(config))
         layers = layers_of(model)
         half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         # A CPU's norms refuse weights of another type than what they are given: there autocast alone makes bf16 of it.
@@ -159,16 +175,11 @@ class World:
                     whole = whole_value(cast(Tensor, parameter).detach())
                     module._parameters[name] = nn.Parameter(whole, cast(Tensor, parameter).requires_grad)
 
-    def _mesh(self, shard: int | None) -> Any:
-        shard = shard or self.size
-        if self.size % shard:
-            raise UserError(
-                f"training.shard is {shard}, which does not divide the {self.size} processes: choose one that does"
-            )
+    def _mesh(self, sharers: int) -> Any:
         kind = pick_device().type
-        if shard == self.size:
+        if sharers == self.size:
             return init_device_mesh(kind, (self.size,))
-        return init_device_mesh(kind, (self.size // shard, shard), mesh_dim_names=("replicate", "shard"))
+        return init_device_mesh(kind, (self.size // sharers, sharers), mesh_dim_names=("replicate", "shard"))
 
 
 ALONE = World()

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from fathom.data.dataset import LeRobotDataset, open_dataset
 from fathom.data.extend import FeatureAdder
@@ -16,7 +18,7 @@ from fathom.depth.tokenizer import DepthTokenizer
 from fathom.errors import UserError
 from fathom.progress import progress_bar
 from fathom.training.device import pick_device
-from fathom.training.tokenizer import check_kind
+from fathom.training.tokenizer import check_kind, encode_all
 from fathom.weights import fingerprint
 
 CODES = "depth.codes"
@@ -24,8 +26,6 @@ CODES = "depth.codes"
 
 RECORD = "depth_codes.json"
 """In a dataset's ``meta/``: for each feature with codes the tokenizer's fingerprint and which depth they are of."""
-
-_AT_ONCE = 256
 
 
 def encode(
@@ -68,7 +68,8 @@ def encode(
         bar.update(task, completed=len(adder.episodes) - len(adder.missing))
         for episode in adder.missing:
             one = open_dataset(root, cameras=(), depth=[camera_name(feature)], episodes=[episode])
-            adder.stage(episode, _codes(one, feature, tokenizer).astype(kind.dtype), {})
+            codes = encode_all(tokenizer, partial(_depth, one, feature), len(one))
+            adder.stage(episode, codes.numpy().astype(kind.dtype), {})
             bar.advance(task)
     adder.finish({RECORD: {**_record(root), name: made_from}})
     return len(adder.episodes)
@@ -95,15 +96,8 @@ def stored_codes(dataset: LeRobotDataset, tokenizer: DepthTokenizer) -> str | No
     )
 
 
-def _codes(dataset: LeRobotDataset, feature: str, tokenizer: DepthTokenizer) -> np.ndarray:
-    """Of all frames, (frames, tokens)."""
-    device = next(tokenizer.parameters()).device
-    parts = []
-    for begin in range(0, len(dataset), _AT_ONCE):
-        frames = range(begin, min(begin + _AT_ONCE, len(dataset)))
-        depth = torch.from_numpy(np.stack([dataset.picture(feature, frame) for frame in frames]))
-        parts.append(tokenizer.encode(depth.to(device)).cpu().numpy())
-    return np.concatenate(parts)
+def _depth(dataset: LeRobotDataset, feature: str, frames: range) -> Tensor:
+    return torch.from_numpy(np.stack([dataset.picture(feature, frame) for frame in frames]))
 
 
 def _record(root: Path) -> Mapping[str, Any]:

@@ -1,5 +1,6 @@
 """What a training run does when something goes wrong: a loss that is no number, or a signal to stop."""
 
+import math
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -7,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -20,28 +20,53 @@ TERMINATED = 128 + signal.SIGTERM
 """The exit code of a run that was told to stop, as a shell counts it."""
 
 
-def handle_bad_step(
-    batch: Samples, step: int, loss: float, norm: float, config: TrainingConfig, folder: Path, rank: int
-) -> bool:
-    """Whether a step is to be skipped, its loss or gradient being no finite number or its loss too large.
+IN_A_ROW = 10
+"""As many bad steps one after the other end a run that skips them: nothing would be learnt any more."""
 
-    The batch of a bad step is kept in ``bad_batches``: its tensors, and its words with the loss.
 
-    Raises:
-        UserError: the step is bad, and the run is to stop.
-    """
-    limit = float("inf") if config.loss_limit is None else config.loss_limit
-    if loss <= limit and torch.isfinite(torch.tensor([loss, norm])).all():
-        return False
-    kept = folder / "bad_batches" / f"step-{step:08d}-rank-{rank}"
-    _keep(batch, kept, {"step": step, "loss": loss, "grad_norm": norm})
-    if config.on_bad_loss == "skip":
+class BadSteps:
+    """What becomes of the steps whose loss or gradient is no finite number, or whose loss is too large."""
+
+    def __init__(self, config: TrainingConfig, folder: Path, rank: int) -> None:
+        self.config, self.folder, self.rank = config, folder, rank
+        self.in_a_row = 0
+
+    def skip(self, batch: Samples, step: int, loss: float, norm: float) -> bool:
+        """Whether a step is to be skipped.
+
+        The batch of a bad step is kept in ``bad_batches``: its tensors, and its words with the loss.
+
+        Raises:
+            UserError: the step is bad, and the run is to stop.
+        """
+        complaint = self._complaint(loss, norm)
+        if complaint is None:
+            self.in_a_row = 0
+            return False
+        kept = self.folder / "bad_batches" / f"step-{step:08d}-rank-{self.rank}"
+        _keep(batch, kept, {"step": step, "loss": str(loss), "grad_norm": str(norm)})
+        self.in_a_row += 1
+        if self.config.on_bad_loss == "stop":
+            raise UserError(
+                f"{complaint} at step {step}: lower the learning rate, or give --training.on-bad-loss skip; the batch "
+                f"is in {kept}.safetensors"
+            )
+        if self.in_a_row == IN_A_ROW:
+            raise UserError(
+                f"{complaint} at step {step}, the {IN_A_ROW}th bad step in a row, and skipping does not help: go back "
+                f"to an earlier checkpoint or lower the learning rate; the batches are in {kept.parent}"
+            )
         return True
-    what = f"above training.loss_limit {limit:g}" if limit < loss < float("inf") else "or its gradient no finite number"
-    raise UserError(
-        f"the loss is {loss:g} at step {step}, {what}: lower the learning rate, or give --training.on-bad-loss skip; "
-        f"the batch is in {kept}.safetensors"
-    )
+
+    def _complaint(self, loss: float, norm: float) -> str | None:
+        limit = self.config.loss_limit
+        if not math.isfinite(loss):
+            return f"the loss is {loss:g}"
+        if not math.isfinite(norm):
+            return f"the loss is {loss:g} and the norm of its gradient {norm:g}"
+        if limit is not None and loss > limit:
+            return f"the loss is {loss:g}, above training.loss_limit {limit:g},"
+        return None
 
 
 @contextmanager

@@ -1,13 +1,14 @@
-"""The training loop: one for everything that is trained here, by one process or by many."""
+"""The training loop of policies, tokenizers and depth encoders, by one process or by many."""
 
 import json
+import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from threading import Event
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 import torch
 from rich.console import Console
@@ -18,11 +19,12 @@ from fathom.data.draws import Draws
 from fathom.errors import UserError
 from fathom.files import full_disk_is_told, write_file
 from fathom.progress import progress_bar
+from fathom.training.batches import worker_deaths_are_told
 from fathom.training.checkpoint import Checkpoints
 from fathom.training.config import TrainingConfig
 from fathom.training.device import pick_device
 from fathom.training.distributed import ALONE, World
-from fathom.training.faults import TERMINATED, handle_bad_step, told_to_stop
+from fathom.training.faults import TERMINATED, BadSteps, told_to_stop
 from fathom.training.layers import wrapped
 from fathom.training.optimizer import Optimizer
 from fathom.training.samples import Samples
@@ -69,9 +71,14 @@ def train(
         world.share_out(model, config)
         run = _Run(model, loss_of, config, folder, world)
         run.restore()
-        log = _Metrics(folder, run.step, world, config)
         stream = batches(run.step)
-        with run.checkpoints, progress_bar(None if world.is_first else Console(quiet=True)) as bar:
+        quiet = None if world.is_first else Console(quiet=True)
+        with (
+            run.checkpoints,
+            _Metrics(folder, run.step, world, config) as log,
+            progress_bar(quiet) as bar,
+            worker_deaths_are_told(),
+        ):
             task = bar.add_task(label, total=config.steps, completed=run.step, note="")
             while run.step < config.steps:
                 begin = time.perf_counter()
@@ -86,13 +93,13 @@ def train(
                     model.train()
                 if run.step % config.log_every == 0 or run.step == config.steps:
                     line = log.write(run.step, lr=config.optimizer.lr_at(run.step - 1))
-                    bar.update(task, note=f"loss {line['loss']:.4f} · {line['samples_per_s']:.0f} samples/s")
+                    loss = f"loss {line['loss']:.4f}" if "loss" in line else "all steps skipped"
+                    bar.update(task, note=f"{loss} · {line['samples_per_s']:.0f} samples/s")
                 if stopping or run.step % config.checkpoint_every == 0 or run.step == config.steps:
                     run.save()
                 bar.update(task, completed=run.step)
                 if stopping:
                     break
-        log.close()
         world.rest()
     if run.step < config.steps:
         if world.is_first:
@@ -119,6 +126,7 @@ class _Run(Generic[Some]):
         self.optimizer = Optimizer(model, config)
         self.checkpoints = Checkpoints(folder, world, keep_last=config.keep_last, keep_best=config.keep_best)
         self.device = next(model.parameters()).device
+        self.bad_steps = BadSteps(config, folder, world.rank)
         self._losses: list[float] = []
 
     @property
@@ -129,22 +137,23 @@ class _Run(Generic[Some]):
     def do_step(self, batch: Some, log: "_Metrics", stop: Event) -> bool:
         """One optimiser step; whether any process was told to stop."""
         config, world = self.config, self.world
-        seed = _step_seed(config.seed, self.step)
-        torch.manual_seed(seed + world.rank)  # for libraries that draw from the global generator, as dropout does
+        # For libraries that draw from the global generator, as dropout does. Processes are far apart: with a
+        # stride of one, each would draw what the next one drew a step before.
+        torch.manual_seed(_step_seed(config.seed, self.step) + 7_368_787 * world.rank)
         draws, whole = Draws(config.seed, self.step), world.whole(batch)
         parts = batch.split(config.micro_batch or len(batch))
-        sums = torch.zeros(2, dtype=torch.float64)
+        losses = torch.zeros((), dtype=torch.float64, device=self.device)
         for place, part in enumerate(parts):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 loss, metrics = self.loss_of(part, whole, self.step, draws)
             world.backward(self.model, loss, last=place == len(parts) - 1)
-            sums[0] += loss.detach().double().cpu()
+            losses += loss.detach().double()
             log.add({"loss": loss.detach(), **metrics})
-        sums[1] = stop.is_set()
-        loss_value, told = world.total(sums).tolist()
+        told_here = torch.tensor(stop.is_set(), dtype=torch.float64)
+        loss_value, told = world.total(torch.stack([losses.cpu(), told_here])).tolist()
         norms = self.optimizer.norms()
         norm = norms["grad_norm"]
-        if handle_bad_step(batch, self.step, loss_value, norm.item(), config, self.folder, world.rank):
+        if self.bad_steps.skip(batch, self.step, loss_value, norm.item()):
             log.forget()
             self.optimizer.skip()
         else:
@@ -160,7 +169,7 @@ class _Run(Generic[Some]):
             **{f"model.{name}": value for name, value in self.model.state_dict().items()},
             **self.optimizer.tensors(),
         }
-        self.checkpoints.save(self.step, state, sum(losses) / len(losses) if losses else float("inf"))
+        self.checkpoints.save(self.step, state, sum(losses) / len(losses) if losses else None)
 
     def restore(self) -> None:
         """Take up the newest checkpoint, if there is one."""
@@ -175,29 +184,33 @@ class _Run(Generic[Some]):
                 f"{saved.folder} is of another model ({min(different)} is only in one of them): "
                 "choose another folder, or delete it to train from the start"
             )
-        try:
-            self.checkpoints.load(saved, state)
-        except Exception as error:
-            raise UserError(
-                f"{saved.folder} is of another model ({error}): choose another folder, or delete it"
-            ) from error
+        self.checkpoints.load(saved, state)
         self.optimizer.step = saved.step
 
 
 class _Metrics:
-    """``metrics.jsonl``: one line per ``log_every`` steps, of the means since the line before."""
+    """``metrics.jsonl``: one line per ``log_every`` steps, of the means since the line before.
+
+    Used as ``with metrics:``, it closes what else is written to.
+    """
 
     def __init__(self, folder: Path, step: int, world: World, config: TrainingConfig) -> None:
         self.path, self.world, self.precision = folder / "metrics.jsonl", world, config.precision
-        self.trackers = open_trackers(config.track if world.is_first else (), folder)
+        self.trackers = open_trackers(config.track if world.is_first else (), folder, step)
         self.noted: dict[str, float] = {}
         path = self.path
         if world.is_first:
             # What a killed run logged after its last checkpoint will be logged again.
             lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-            whole = [line for line in lines if line.endswith("\n")]  # the last one may have been cut
-            write_file(path, "".join(line for line in whole if json.loads(line)["step"] <= step).encode())
+            write_file(path, "".join(line for line in lines if _step_of(line) <= step).encode())
         self._reset()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for tracker in self.trackers:
+            tracker.close()
 
     def _reset(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -208,11 +221,6 @@ class _Metrics:
     def note(self, values: Mapping[str, float]) -> None:
         """What the next line says besides."""
         self.noted.update(values)
-
-    def close(self) -> None:
-        """No line will follow."""
-        for tracker in self.trackers:
-            tracker.close()
 
     def add(self, metrics: Mapping[str, Tensor]) -> None:
         """Of a part of a step's batch, in this process; those of all parts and processes add up."""
@@ -233,30 +241,28 @@ class _Metrics:
         self.waited, self.seconds = self.waited + waited, self.seconds + time.perf_counter() - begin
 
     def write(self, step: int, **extra: float) -> dict[str, float]:
-        """A line for the steps since the last one; the first process writes it."""
-        values = torch.stack(list(self.sums.values())) if self.sums else torch.zeros(0)
+        """A line for the steps since the last one; the first process writes it.
+
+        Of steps that were all skipped it has no loss.
+        """
+        values = torch.stack([value.cpu() for value in self.sums.values()]) if self.sums else torch.zeros(0)
         totals = dict(zip(self.sums, self.world.total(values).tolist(), strict=True))
         common = {name: value.item() for name, value in self.common.items()}
         line = {
             "step": step,
-            **{
-                name: value / self.steps
-                for name, value in {"loss": float("nan"), **totals, **common}.items()
-                if self.steps
-            },
+            **{name: value / self.steps for name, value in {**totals, **common}.items()},
             **extra,
             **({"skipped": self.skipped} if self.skipped else {}),
             "samples_per_s": self.samples / self.seconds,
             "data_wait_share": self.waited / self.seconds,
         }
-        line.setdefault("loss", float("nan"))
         line |= of_the_machine(line, self.world.size, pick_device(), self.precision) | self.noted
         self.noted = {}
         for tracker in self.trackers:
             tracker.write(line)
         if self.world.is_first:
             with full_disk_is_told(self.path), self.path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(json.dumps(line, allow_nan=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         self._reset()
@@ -265,7 +271,15 @@ class _Metrics:
 
 def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
     for name, value in values.items():
-        sums[name] = sums.get(name, torch.zeros(())) + value.detach().float().cpu()
+        sums[name] = sums.get(name, 0.0) + value.detach().float()
+
+
+def _step_of(line: str) -> float:
+    """Of a line of ``metrics.jsonl``; one that was cut, or damaged, is of none."""
+    try:
+        return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _step_seed(seed: int, step: int) -> int:

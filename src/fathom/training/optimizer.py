@@ -99,4 +99,4 @@ class Optimizer:
 
     def _norm(self, parameters: list[Tensor]) -> Tensor:
         gradients = [p.grad for p in parameters if p.grad is not None]
-        return whole_value(nn.utils.get_total_norm(gradients)) if gradients else parameters[0].new_zeros(())
+        return whole_value(nn.utils.get_total_norm(gradients)) if gradients else own_part(parameters[0]).new_zeros(())

@@ -162,7 +162,8 @@ def make_plan(
     """
     dataset = open_for(recipe, dataset_path)
     training = recipe.training.for_frames(len(dataset))
-    share = World(size=machine.devices).share_of(training.batch_size)
+    world = World(size=machine.devices)
+    share, sharers = world.share_of(training.batch_size), world.sharers(training)
     part = min(training.micro_batch or share, share)
     with torch.device("meta"):
         codes = _tokenizer(recipe, tokenizer)
@@ -170,7 +171,7 @@ def make_plan(
     freeze(policy, recipe.freeze)
     if recipe.lora:
         add_lora(policy, recipe.lora)
-    sizes = Sizes.of(policy, training.shard or machine.devices)
+    sizes = Sizes.of(policy, sharers)
     costs = {
         recompute: part_cost(
             policy, dataset, replace(training, recompute=recompute, compile=False), part, machine.devices

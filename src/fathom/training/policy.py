@@ -34,8 +34,8 @@ from fathom.training.distributed import World, joined
 from fathom.training.encode import stored_codes
 from fathom.training.loop import last_metrics, train
 from fathom.training.settings import check, claim, dataset_fingerprint, policy_fingerprint
-from fathom.training.tokenizer import check_kind, encode_all
-from fathom.training.tracking import WorkCounter
+from fathom.training.tokenizer import check_kind, depth_in, encode_all
+from fathom.training.tracking import WorkCounter, check_trackers
 from fathom.training.tuning import Part, add_lora, freeze, merge_lora
 from fathom.weights import fingerprint
 
@@ -113,18 +113,22 @@ def train_policy(
         UserError: the dataset lacks a camera or depth that the policy needs, or the folder holds another run.
     """
     with joined(recipe.training) as world:
-        return _train_in(world, dataset_path, recipe, folder, tokenizer, init, examine)
+        return train_policy_in(world, dataset_path, recipe, folder, tokenizer, init, examine)
 
 
-def _train_in(
+def train_policy_in(
     world: World,
     dataset_path: Path,
     recipe: PolicyRecipe,
     folder: Path,
-    tokenizer: DepthTokenizer | None,
-    init: Path | None,
-    examine: Examine | None,
+    tokenizer: DepthTokenizer | None = None,
+    init: Path | None = None,
+    examine: Examine | None = None,
 ) -> Policy:
+    """:func:`train_policy` by processes that have met already."""
+    world.share_of(recipe.training.batch_size)
+    world.sharers(recipe.training)
+    check_trackers(recipe.training.track)
     depth = recipe.policy.depth
     dataset = open_for(recipe, dataset_path)
     if depth and tokenizer is None:
@@ -286,5 +290,6 @@ def _batches(dataset: LeRobotDataset, recipe: PolicyRecipe, policy: Policy, worl
     memory = load_into_memory(dataset, policy.config.stored_size, quiet=not world.is_first)
     tokenizer = policy.depth_tokenizer
     if recipe.learns_fixed_codes and tokenizer and dataset.codes is None:
-        memory = memory.with_codes(encode_all(tokenizer, memory))
+        codes = encode_all(tokenizer, lambda frames: depth_in(memory.batch(frames)), len(memory))
+        return from_memory(memory.with_codes(codes), recipe.training, world)
     return from_memory(memory, recipe.training, world)

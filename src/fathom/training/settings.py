@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ def claim(folder: Path, settings: Any, **made_from: str) -> None:
 def check(folder: Path, settings: Any, **made_from: str) -> None:
     """Refuse a folder that belongs to another run, before any work is done.
 
+    What a dataclass names in ``CHANGEABLE`` may be another than when the run began.
+
     Args:
         settings: a dataclass; what :func:`claim` writes to ``settings.json``.
         made_from: fingerprints of the dataset and of other models, which a run that goes on must find unchanged.
@@ -31,11 +33,20 @@ def check(folder: Path, settings: Any, **made_from: str) -> None:
         UserError: the folder holds a run with other settings, or one made from something else.
     """
     path = folder / _SETTINGS
-    ours = _entries(settings, made_from)
-    if path.is_file() and (differences := list(_differences(ours, read_json(path, "run")))):
+    if not path.is_file():
+        return
+    differences = _differences(_entries(settings, made_from), read_json(path, "run"))
+    changeable = set(_changeable(settings))
+    if told := [sentence for name, sentence in differences if name not in changeable]:
         raise UserError(
-            f"{folder} holds a run with other settings ({'; '.join(differences)}): choose another folder or delete it"
+            f"{folder} holds a run with other settings ({'; '.join(told)}): choose another folder or delete it"
         )
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """The settings of the run that a folder belongs to, with what it was made from; empty where it is nobody's."""
+    path = folder / _SETTINGS
+    return read_json(path, "run") if path.is_file() else {}
 
 
 def _entries(settings: Any, made_from: Mapping[str, str]) -> dict[str, Any]:
@@ -78,10 +89,20 @@ def policy_fingerprint(folder: Path, samples: int = 1024) -> str:
     return digest.hexdigest()[:16]
 
 
-def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _changeable(settings: Any, prefix: str = "") -> Iterator[str]:
+    """The names, as in :func:`_differences`, of what need not be as it was."""
+    for name in (one.name for one in fields(settings)):
+        if name in getattr(settings, "CHANGEABLE", ()):
+            yield f"{prefix}{name}"
+        elif is_dataclass(value := getattr(settings, name)):
+            yield from _changeable(value, f"{prefix}{name}.")
+
+
+def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Each entry that is not the same, by its full name, with a sentence."""
     for name in [*ours, *(name for name in theirs if name not in ours)]:
         here, there = ours.get(name), theirs.get(name)
         if isinstance(here, dict) and isinstance(there, dict):
             yield from _differences(here, there, f"{prefix}{name}.")
         elif here != there:
-            yield f"{prefix}{name} is {there} there and {here} here"
+            yield f"{prefix}{name}", f"{prefix}{name} is {there} there and {here} here"

@@ -1,6 +1,6 @@
 """Training the depth tokenizer."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from fathom.config import parse_config, read_json
 from fathom.data.batch import Batch, Whole
 from fathom.data.dataset import LeRobotDataset, known_split, open_dataset
 from fathom.data.draws import Draws
-from fathom.data.memory import MemoryDataset
 from fathom.depth.depth_map import DepthKind
 from fathom.depth.metrics import CodebookUse, DepthError, codebook_use, depth_error, still_tokens, token_flicker
 from fathom.depth.quantizers import VectorQuantizer
@@ -24,10 +23,10 @@ from fathom.training.batches import from_memory, from_workers, load_into_memory
 from fathom.training.checkpoint import remove_all
 from fathom.training.config import OptimizerConfig, TrainingConfig
 from fathom.training.device import pick_device
-from fathom.training.distributed import one_process_only
+from fathom.training.distributed import ALONE, one_process_only
 from fathom.training.loop import train
 from fathom.training.settings import check, claim, dataset_fingerprint
-from fathom.training.tracking import perplexity
+from fathom.training.tracking import check_trackers, perplexity
 
 LEAST_USAGE = 0.1
 """A codebook of which less than this share is used has collapsed."""
@@ -72,6 +71,8 @@ def train_tokenizer(dataset_path: Path, recipe: TokenizerRecipe, folder: Path) -
         UserError: the dataset has no depth or depth of another kind, or the codebook has collapsed.
     """
     one_process_only("a depth tokenizer")
+    ALONE.sharers(recipe.training)
+    check_trackers(recipe.training.track)
     dataset = open_depth(dataset_path, known_split(dataset_path, "train"))
     check_kind(recipe.tokenizer, dataset)
     made_from = {"dataset": dataset_fingerprint(dataset.root)}
@@ -83,7 +84,7 @@ def train_tokenizer(dataset_path: Path, recipe: TokenizerRecipe, folder: Path) -
     tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # twice as fast on a CPU
 
     def loss_of(part: Batch, whole: Whole, step: int, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
-        losses = tokenizer.loss(_depth(part).to(next(tokenizer.parameters()).device))
+        losses = tokenizer.loss(depth_in(part).to(next(tokenizer.parameters()).device))
         share = len(part) / len(whole)
         metrics = {name: share * term for name, term in losses.terms().items()}
         if isinstance(tokenizer.quantizer, VectorQuantizer):
@@ -191,18 +192,22 @@ def open_depth(path: Path, split: str | None) -> LeRobotDataset:
 
 
 @torch.no_grad()
-def encode_all(tokenizer: DepthTokenizer, memory: MemoryDataset, batch_size: int = 256) -> Int[Tensor, "frames tokens"]:
-    """The codes of every frame in memory.
+def encode_all(
+    tokenizer: DepthTokenizer, depth_of: Callable[[range], Tensor], frames: int, at_once: int = 256
+) -> Int[Tensor, "frames tokens"]:
+    """The codes of every frame of a dataset, on the CPU.
+
+    Args:
+        depth_of: the depth of some frames, (N, 1, H, W).
+        frames: how many there are.
+        at_once: N at most.
 
     Raises:
-        UserError: the tokenizer is a continuous VAE, which has no codes, or the dataset was opened without depth.
+        UserError: the tokenizer is a continuous VAE, which has no codes.
     """
     device = next(tokenizer.parameters()).device
-    parts = []
-    for begin in range(0, len(memory), batch_size):
-        batch = memory.batch(range(begin, min(begin + batch_size, len(memory))))
-        parts.append(tokenizer.encode(_depth(batch).to(device)).cpu())
-    return torch.cat(parts)
+    parts = [range(begin, min(begin + at_once, frames)) for begin in range(0, frames, at_once)]
+    return torch.cat([tokenizer.encode(depth_of(part).to(device)).cpu() for part in parts])
 
 
 def _spread(dataset: LeRobotDataset, frames: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -218,7 +223,12 @@ def _spread(dataset: LeRobotDataset, frames: int) -> Iterator[tuple[Tensor, Tens
         yield depth, next_depth, (after > index) & (episode[after] == episode[index])
 
 
-def _depth(batch: Batch) -> Tensor:
+def depth_in(batch: Batch) -> Tensor:
+    """The depth of a batch, (batch, 1, H, W).
+
+    Raises:
+        UserError: the dataset was opened without depth.
+    """
     if batch.depth is None:
         raise UserError("the dataset was opened without depth")
     return batch.depth

@@ -1,9 +1,12 @@
 """Where a training's metrics go beside ``metrics.jsonl``: TensorBoard, Weights & Biases; and what else they say."""
 
+import os
 import resource
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -12,6 +15,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from fathom.errors import UserError
+from fathom.files import write_file
+from fathom.training.settings import recorded
 from fathom.training.throughput import GB, Precision, peak_of
 
 Service = Literal["tensorboard", "wandb"]
@@ -27,25 +32,42 @@ class Tracker(Protocol):
         """The run ends here, for now."""
 
 
-def open_trackers(services: Sequence[Service], folder: Path) -> list[Tracker]:
+def check_trackers(services: Sequence[Service]) -> None:
+    """Refuse services that are not installed, before any work is done.
+
+    Raises:
+        UserError: a service's package is missing.
+    """
+    for service in services:
+        try:
+            import_module({"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}[service])
+        except ImportError:
+            raise UserError(
+                f"training.track names {service!r}, which is not installed: pip install 'fathom-vla[tracking]'"
+            ) from None
+
+
+def open_trackers(services: Sequence[Service], folder: Path, step: int = 0) -> list[Tracker]:
     """The services, writing into the run's folder; a run that goes on goes on there too.
+
+    Args:
+        step: after which the run goes on; what was told of later ones before will be told again.
 
     Raises:
         UserError: a service's package is not installed.
     """
-    opened: dict[Service, Callable[[Path], Tracker]] = {"tensorboard": _TensorBoard, "wandb": _WeightsAndBiases}
-    return [opened[service](folder) for service in services]
+    check_trackers(services)
+    opened: dict[Service, Callable[[Path, int], Tracker]] = {"tensorboard": _TensorBoard, "wandb": _WeightsAndBiases}
+    return [opened[service](folder, step) for service in services]
 
 
 class _TensorBoard:
     """Event files in ``tensorboard/``."""
 
-    def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise _missing("tensorboard") from None
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
+    def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, line: Mapping[str, float]) -> None:
         for name, value in line.items():
@@ -58,20 +80,27 @@ class _TensorBoard:
 
 
 class _WeightsAndBiases:
-    """A run of W&B in ``wandb/``; ``WANDB_MODE=offline`` keeps it there until ``wandb sync``.
+    """A run of W&B in ``wandb/``, with the run's settings; ``WANDB_MODE=offline`` keeps it there until ``wandb sync``.
 
-    Its number follows from the folder, so that a run that goes on is the same one.
+    Its id is drawn once and kept in ``wandb/id``, so that a run that goes on is the same one. W&B itself leaves out
+    steps that it has already.
     """
 
-    def __init__(self, folder: Path) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise _missing("wandb") from None
-        folder.mkdir(parents=True, exist_ok=True)
-        name = folder.resolve().name
-        number = f"{name}-{folder.resolve().parent.name}"
-        self._run: Any = wandb.init(project="fathom", dir=str(folder), name=name, id=number, resume="allow")
+    def __init__(self, folder: Path, step: int) -> None:
+        import wandb
+
+        known = folder / "wandb" / "id"
+        if not known.is_file():
+            known.parent.mkdir(parents=True, exist_ok=True)
+            write_file(known, uuid.uuid4().hex.encode())
+        self._run: Any = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "fathom"),
+            dir=str(folder),
+            name=folder.resolve().name,
+            id=known.read_text(),
+            resume="allow",
+            config=recorded(folder),
+        )
 
     def write(self, line: Mapping[str, float]) -> None:
         self._run.log({name: value for name, value in line.items() if name != "step"}, step=int(line["step"]))
@@ -80,14 +109,11 @@ class _WeightsAndBiases:
         self._run.finish()
 
 
-def _missing(package: str) -> UserError:
-    return UserError(f"training.track names {package!r}, which is not installed: pip install 'fathom-vla[tracking]'")
-
-
 class WorkCounter:
     """Counts the model's own work for one sample: three forward passes, as a backward pass is two.
 
-    It is counted once, in the first forward pass. Compiled layers cannot be counted: with them it is off.
+    It is counted once, in the first forward pass, and as if all of it were trained: of frozen parts and of a depth
+    tokenizer that encodes on the fly it is too much. Compiled layers cannot be counted: with them it is off.
     """
 
     def __init__(self, *, on: bool) -> None:

@@ -4,9 +4,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from typing import Any
 
 import torch.distributed as dist
 
@@ -41,8 +42,18 @@ class Watch:
         self._thread.start()
 
     def beat(self) -> None:
-        """The main thread got one thing done; all processes do the same things in the same order."""
+        """The main thread got one thing done, beside what it does together with the others, which is counted anyway."""
         self._progress += 1
+
+    def silent(self) -> list[int]:
+        """The processes that show no sign of life for a few pauses: what this one failed of may be their death."""
+
+        def signs() -> dict[int, str]:
+            return {rank: self._word(rank) for rank in range(self.size) if rank != self.rank}
+
+        before = signs()
+        time.sleep(3 * self._pause)
+        return [rank for rank, word in signs().items() if word == before[rank] != "done"]
 
     def rest(self) -> None:
         """The work that all do in step is done: from now on nobody is behind."""
@@ -88,7 +99,8 @@ class Watch:
         alive, heard_at = 0, None
         while not self._stop.wait(self._pause):
             alive += 1
-            self._store.set(f"watch/{self.rank}", "done" if self._rests else f"{self._progress} {alive}")
+            progress = self._progress + _collectives()
+            self._store.set(f"watch/{self.rank}", "done" if self._rests else f"{progress} {alive}")
             if self._store.check(["watch/failed"]):
                 # This one may be about to say the same: what is wrong with the settings is wrong everywhere.
                 heard_at = heard_at or time.monotonic()
@@ -101,8 +113,8 @@ class Watch:
                     os._exit(FAILED)
             elif stuck := self._stuck(last):
                 _say(
-                    f"{' and '.join(f'rank {rank}' for rank in stuck)} of {self.size} got no further for "
-                    f"{self.timeout_s:g} s (training.rank_timeout_s): the run ends; run it again to go on"
+                    f"{_ranks(stuck)} of {self.size} got no further for {self.timeout_s:g} s "
+                    "(training.rank_timeout_s): the run ends; run it again to go on"
                 )
                 os._exit(HUNG)
 
@@ -141,13 +153,36 @@ def watched(rank: int, size: int, timeout_s: float) -> Iterator[Watch]:
     watch = Watch(rank, size, timeout_s)
     try:
         yield watch
-    except Exception as error:
-        watch.tell(str(error) if isinstance(error, UserError) else f"rank {rank} failed: {error!r}")
+    except UserError as error:
+        watch.tell(str(error))
         raise
+    except Exception as error:
+        dead: list[int] = []
+        with suppress(RuntimeError):  # who keeps the store is dead itself
+            dead = watch.silent()
+        if not dead:
+            watch.tell(f"rank {rank} failed: {error!r}")
+            raise
+        sentence = f"{_ranks(dead)} of {size} died: the run ends; run it again to go on"
+        watch.tell(sentence)
+        raise UserError(sentence) from error
     except BaseException:
         watch.stop()
         raise
     watch.stop()
+
+
+def _collectives() -> int:
+    """How much this process has begun to do together with others: one that hangs has begun less than those who wait.
+
+    Torch counts it for each group of processes (all of them, those who share weights, …), but does not sum it up.
+    """
+    groups: Iterable[Any] = dist.distributed_c10d._world.pg_map
+    return sum(group._get_sequence_number_for_group() for group in groups)
+
+
+def _ranks(ranks: list[int]) -> str:
+    return " and ".join(f"rank {rank}" for rank in ranks)
 
 
 def _connected(timeout_s: float) -> dist.Store:
