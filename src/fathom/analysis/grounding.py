@@ -66,11 +66,11 @@ def load_policies(sources: Sequence[Path]) -> dict[str, Policy]:
     Raises:
         UserError: one is named twice, cannot be read, or is of an unknown kind.
     """
-    paths = [source.resolve() for source in sources]
-    if len(set(paths)) < len(paths):
+    if len({source.resolve() for source in sources}) < len(sources):
         raise UserError("a policy is named twice: name different ones to compare them")
     policies = [load_policy(source).to(pick_device()).requires_grad_(False) for source in sources]
-    return dict(zip(_names(paths), policies, strict=True))
+    # not resolved: a link may have a shorter name than what it points to
+    return dict(zip(_names([source.absolute() for source in sources]), policies, strict=True))
 
 
 def analyze_grounding(
