@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ def twice(value: object) -> object:
 
 
 def die(code: int) -> None:
+    time.sleep(0.5)  # what else is sent to it is on its way before it is gone
     os._exit(code)
 
 

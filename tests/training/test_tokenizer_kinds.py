@@ -21,6 +21,7 @@ from fathom.report.tokenizer_pictures import rebuild
 from fathom.training.config import OptimizerConfig, TrainingConfig
 from fathom.training.tokenizer import (
     TokenizerRecipe,
+    depth_in,
     encode_all,
     read_score,
     score_line,
@@ -123,7 +124,8 @@ def test_codes_of_a_dataset_in_memory(kind, dataset):
     torch.manual_seed(0)
     tokenizer = DepthTokenizer(KINDS[kind]).eval()
     opened = open_dataset(dataset, cameras=(), depth=True, future=2)
-    codes = encode_all(tokenizer, MemoryDataset.load(opened), batch_size=4)
+    memory = MemoryDataset.load(opened)
+    codes = encode_all(tokenizer, lambda frames: depth_in(memory.batch(frames)), len(memory), at_once=4)
     assert codes.shape == (3 * LENGTH, 64)
     for frame in (0, 7, 17):
         assert torch.equal(codes[frame], tokenizer.encode(opened.batch([frame]).depth)[0])
@@ -132,7 +134,7 @@ def test_codes_of_a_dataset_in_memory(kind, dataset):
 def test_a_continuous_tokenizer_has_no_codes_to_give(dataset):
     memory = MemoryDataset.load(open_dataset(dataset, cameras=(), depth=True))
     with pytest.raises(UserError, match="continuous VAE"):
-        encode_all(DepthTokenizer(KINDS["none"]), memory)
+        encode_all(DepthTokenizer(KINDS["none"]), lambda frames: depth_in(memory.batch(frames)), len(memory))
 
 
 @pytest.mark.parametrize("kind", ["vq", "ema", "fsq"])
