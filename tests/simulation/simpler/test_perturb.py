@@ -9,8 +9,7 @@ import pytest
 
 from fathom.simulation.perturbation import KINDS, Kind, Perturbation
 
-pytestmark = pytest.mark.simpler
-pytest.importorskip("mani_skill")
+pytestmark = [pytest.mark.simpler, pytest.mark.usefixtures("simpler")]
 
 TASK, SEED = "widowx_carrot_on_plate", 1
 
@@ -31,7 +30,7 @@ def look(env: Any, seed: int = SEED) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def plain() -> dict[str, np.ndarray]:
+def plain(simpler: None) -> dict[str, np.ndarray]:
     with twin(None) as env:
         return look(env)
 
