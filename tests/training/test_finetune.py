@@ -189,13 +189,16 @@ def test_bad_input_is_told(talk, tmp_path, monkeypatch):
         replace(TRAINING, epochs=0)
     with pytest.raises(UserError, match=r"batch_size 2 is no multiple of 3"):
         finetune(start(one), talk, recipe(micro_batch=3), tmp_path / "a")
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="fsdp_config needs GPUs"):
+            finetune(start(one), talk, recipe(fsdp_config="fsdp.json"), tmp_path / "a")
+    assert not (tmp_path / "a").exists()
     with pytest.raises(UserError, match="say unit=mm"):
         finetune(start(one), [talk[1], replace(talk[0], unit="m")], one, tmp_path / "b")
     with pytest.raises(UserError, match="this model reads depth"):
         finetune(start(one), [replace(talk[0], depth=None)], one, tmp_path / "c")
     with pytest.raises(UserError, match=r"the loss is .* lower the learning rate"):
         finetune(start(one), talk, recipe(lr=1e12, clip_norm=1e12), tmp_path / "d")
-    shutil.rmtree(tmp_path / "a", ignore_errors=True)
 
 
 def test_the_memory_plan_comes_before_the_weights_and_is_that_of_one_process(talk, base, monkeypatch, capsys):

@@ -114,7 +114,10 @@ class TrainingConfig:
             *("on_bad_loss", "loss_limit", "rank_timeout_s"),
         }
     )
-    """What a run that goes on may have other values of: good steps come to the same weights, to rounding."""
+    """What a run that goes on may have other values of: good steps come to the same weights, to rounding.
+
+    A tokenizer whose codes are running means is the exception: they follow the parts that ``micro_batch`` makes.
+    """
 
     steps: int = DEFAULT_STEPS
     epochs: float | None = None

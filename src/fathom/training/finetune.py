@@ -123,9 +123,10 @@ def finetune(
     check(folder, recipe, **made_from)
     if (folder / "config.json").is_file():
         return load_depth_vlm(folder, device=pick_device())
+    arguments = _arguments(recipe.training, folder)
     model = start()
     claim(folder, recipe, **made_from)
-    _train(model, conversations, recipe.training, folder, label)
+    _train(model, conversations, recipe.training, arguments, folder, label)
     if recipe.training.fsdp_config is not None:  # its weights are in pieces, and whole in what the trainer saved last
         _meet()  # the first process has written it
         model = start()
@@ -169,7 +170,12 @@ def start_for(
 
 
 def _train(
-    model: DepthVLM, conversations: Sequence[Conversation], config: FinetuneConfig, folder: Path, label: str
+    model: DepthVLM,
+    conversations: Sequence[Conversation],
+    config: FinetuneConfig,
+    arguments: TrainingArguments,
+    folder: Path,
+    label: str,
 ) -> None:
     if config.gradient_checkpointing:
         model.vlm.gradient_checkpointing_enable({"use_reentrant": False})
@@ -177,7 +183,7 @@ def _train(
         task = bar.add_task(label, total=None, note="", visible=is_first())
         trainer = Tuner(
             model=Learner(model),
-            args=_arguments(config, folder),
+            args=arguments,
             train_dataset=Rows(conversations),
             data_collator=partial(_batch, model.processor),
             callbacks=[Watch(bar, task, folder / "metrics.jsonl")],
@@ -189,7 +195,11 @@ def _train(
 
 
 def _arguments(config: FinetuneConfig, folder: Path) -> TrainingArguments:
-    """Trainer's own words for the configuration."""
+    """Trainer's own words for the configuration; what it refuses it refuses before anything is read or written.
+
+    Raises:
+        UserError: the batch does not fit the processes, FSDP is asked for without GPUs, or its file cannot be read.
+    """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     micro_batch = _rows_at_once(config)
     if config.batch_size % (micro_batch * processes):
@@ -199,6 +209,8 @@ def _arguments(config: FinetuneConfig, folder: Path) -> TrainingArguments:
         )
     fsdp: dict[str, Any] = {}
     if config.fsdp_config is not None:
+        if not torch.cuda.is_available():  # accelerate would keep the whole weights in every process, and say nothing
+            raise UserError("training.fsdp_config needs GPUs, and there are none: leave it out")
         fsdp = {"fsdp": True, "fsdp_config": read_json(Path(config.fsdp_config), "FSDP configuration")}
     return TrainingArguments(
         output_dir=str(folder),

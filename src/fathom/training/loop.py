@@ -116,6 +116,12 @@ def last_metrics(folder: Path) -> dict[str, float]:
     return json.loads(lines[-1]) if lines else {}
 
 
+def forget_metrics_after(step: int, path: Path) -> None:
+    """Cut a ``metrics.jsonl`` back to a step: what was logged after a killed run's checkpoint will be logged again."""
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    write_file(path, "".join(line for line in lines if _step_of(line) <= step).encode())
+
+
 class _Run(Generic[Some]):
     """A model that is trained, and all that a checkpoint of it holds."""
 
@@ -198,11 +204,8 @@ class _Metrics:
         self.path, self.world, self.precision = folder / "metrics.jsonl", world, config.precision
         self.trackers = open_trackers(config.track if world.is_first else (), folder, step)
         self.noted: dict[str, float] = {}
-        path = self.path
         if world.is_first:
-            # What a killed run logged after its last checkpoint will be logged again.
-            lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-            write_file(path, "".join(line for line in lines if _step_of(line) <= step).encode())
+            forget_metrics_after(step, self.path)
         self._reset()
 
     def __enter__(self) -> Self:

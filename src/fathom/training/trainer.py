@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback
 
 from fathom.errors import UserError
-from fathom.files import write_file
+from fathom.training.loop import forget_metrics_after
 from fathom.vlm.conversations import Conversation
 from fathom.vlm.model import DepthVLM
 
@@ -74,10 +74,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.update(self.task, total=state.max_steps, completed=state.global_step)
-        if state.is_world_process_zero:  # what a killed run logged after its last checkpoint will be logged again
-            lines = self.metrics.read_text().splitlines(keepends=True) if self.metrics.is_file() else []
-            whole = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
-            write_file(self.metrics, "".join(whole).encode())
+        if state.is_world_process_zero:
+            forget_metrics_after(state.global_step, self.metrics)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.update(self.task, completed=state.global_step)
