@@ -234,6 +234,8 @@ class TestHelpOfARecipe:
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert "(default: 16)" in self.of("train data --recipe=qdepth_piper -h", capsys, monkeypatch)
+        assert "--policy.expert.pruning.keep" in self.of("ablate deepvision_quickstart -h", capsys, monkeypatch)
+        assert "--policy.flow-steps" in self.of("ablate -h", capsys, monkeypatch)
 
     def test_a_wrong_recipe_is_told_there_too(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["train", "--recipe", "nope", "--help"]) == 2

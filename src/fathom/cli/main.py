@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import Annotated, Any, NoReturn, Union, cast
+from typing import Annotated, Any, NoReturn, Union, cast, get_origin, get_type_hints
 
 import tyro
 
@@ -136,18 +136,22 @@ def parse(arguments: Sequence[str]) -> Verb:
     arguments = list(arguments) or ["--help"]
     named = _find(arguments)
     options: dict[str, Any] = {"args": arguments, "prog": "fathom", "description": _DESCRIPTION, "config": STYLE}
-    if named and "settings" in named.__annotations__:
+    if named and "settings" in named[0].__annotations__:
         if not {"-h", "--help"}.isdisjoint(arguments):
-            _explain(cast(type[RecipeVerb], named), arguments, options)
+            _explain(cast(type[RecipeVerb], named[0]), named[1], options)
         verb, settings = tyro.cli(_choice(VERBS), return_unknown_args=True, **options)
         return replace(verb, settings=tuple(settings))
     return tyro.cli(_choice(VERBS), **options)
 
 
-def _explain(verb: type[RecipeVerb], arguments: list[str], options: dict[str, Any]) -> NoReturn:
-    """The help of the verb itself, then that of the fields of the recipe that the arguments name."""
+def _explain(verb: type[RecipeVerb], arguments: Sequence[str], options: dict[str, Any]) -> NoReturn:
+    """The help of the verb itself, then that of the fields of the recipe that its arguments name."""
     words = [part for word in arguments for part in word.split("=", 1)]
-    name = words[words.index("--recipe") + 1] if "--recipe" in words[:-1] else verb.recipe
+    by_place = get_origin(get_type_hints(verb, include_extras=True)["recipe"]) is Annotated  # `tyro.conf.Positional`
+    if by_place and not words[0].startswith("-"):
+        name = words[0]
+    else:
+        name = words[words.index("--recipe") + 1] if "--recipe" in words[:-1] else verb.recipe
     recipe = verb.recipe_called(name)
     with suppress(SystemExit):
         tyro.cli(_choice(VERBS), **options, return_unknown_args=True)
@@ -156,12 +160,12 @@ def _explain(verb: type[RecipeVerb], arguments: list[str], options: dict[str, An
         "by `none`, as in `--policy.depth none`; one that is, such as `--lora`, comes in by naming a field of it.\n",
         flush=True,
     )
-    with_settings(recipe, ("--help",), f"fathom … --recipe {name}")
+    with_settings(recipe, ("--help",), f"fathom … {'' if by_place else '--recipe '}{name}")
     raise SystemExit(0)
 
 
-def _find(arguments: Sequence[str]) -> type[Verb] | None:
-    """The verb whose name the arguments begin with; None where they stop short of one, as before ``--help``."""
+def _find(arguments: Sequence[str]) -> tuple[type[Verb], Sequence[str]] | None:
+    """The verb whose name the arguments begin with, and those after it; None where they stop short of a verb."""
     verbs: Mapping[str, type[Verb] | Group] = VERBS
     for count, word in enumerate(arguments):
         if word.startswith("-"):
@@ -173,7 +177,7 @@ def _find(arguments: Sequence[str]) -> type[Verb] | None:
             raise UserError(f"'{command}' knows no '{word}': {hint}")
         found = verbs[word]
         if not isinstance(found, Group):
-            return found
+            return found, arguments[count + 1 :]
         verbs = found.verbs
     return None
 
