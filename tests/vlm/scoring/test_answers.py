@@ -32,7 +32,17 @@ INCH, FOOT, YARD = 0.0254, 0.3048, 0.9144
         ("5'10\" tall", [5 * FOOT + 10 * INCH]),
         ("a 5-foot table", [5 * FOOT]),
         ("1 m 20 cm", [1.2]),
+        ("1.0 m and 0.5 m", [1.0, 0.5]),
+        ("10 mm and 0.5 mm", [0.01, 0.0005]),
+        ("3 ft, 0.5 ft", [3 * FOOT, 0.5 * FOOT]),
         ("2 yards", [2 * YARD]),
+        ("5 ins", [5 * INCH]),
+        ("a half-meter", [0.5]),
+        ("one-half meter", [0.5]),
+        ("one and three quarters of a meter", [1.75]),
+        ("0.75 of a meter", [0.75]),
+        ("3 and 1/2 feet", [3.5 * FOOT]),
+        ("twelve hundred millimeters", [1.2]),
         ("2-3 m", [2.5]),
         ("2 – 3 meters", [2.5]),
         ("2 to 3 m", [2.5]),
@@ -144,6 +154,9 @@ def test_what_looks_like_another_length(text: str, metres: list[float]) -> None:
         ("zero", [0]),
         ("3 chairs, 1.2 m apart", [3]),
         ("1,2,3", [1, 2, 3]),
+        ('3 "chairs"', [3]),
+        ("there are 3 'chairs'", [3]),
+        ("6 in here", [6]),
     ],
 )
 def test_numbers_without_a_unit_count(text: str, counts: list[float]) -> None:
@@ -154,6 +167,8 @@ def test_lengths_of_the_question_are_no_answer() -> None:
     question = "The bed is 0.81 m high. How high are the table and the lamp?"
     assert new_lengths("As the bed is 0.81 m, the table is 1.02 m and the lamp 0.81 m high", question) == [1.02, 0.81]
     assert new_lengths("0.81 m", question) == [0.81]
+    assert new_lengths("The bed is 0.8 m, the table 1.02 m", question) == [1.02]
+    assert new_lengths("0.81 m and 0.7 m", question, wanted=2) == [0.81, 0.7]
 
 
 @pytest.mark.parametrize(

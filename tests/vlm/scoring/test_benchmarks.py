@@ -32,7 +32,7 @@ def msmu(kind: str, response: str, answer: str, question: str = "", **mark: floa
 
 def region(category: str, response: str, answer: str, question: str = "", kind: str = "quantitative", **mark) -> dict:
     about = {"type": kind, "category": category}
-    return {"question_id": "q", "question": question, "pred": response, "gt": answer, "qa_info": about, **mark}
+    return {"question": question, "pred": response, "gt": answer, "qa_info": about, **mark}
 
 
 class TestSpatialBench:
@@ -73,6 +73,10 @@ class TestSpatialBench:
             ("No, it is", "No", 100, 100),
             ("The upright one", "right", 100, 0),
             ("RIGHT", "right", 0, 100),
+            ("B, as a cup is near", "A", 0, 0),  # an article is no option
+            ("A.", "A", 100, 100),
+            ("<think>Is it not?</think> Yes", "No", 0, 0),
+            ("<think>Is it not?</think> Yes", "Yes", 100, 100),
         ],
     )
     def test_matches_of_part_of_a_word(self, write, response, answer, official, fixed) -> None:
@@ -81,7 +85,8 @@ class TestSpatialBench:
         assert score_file(path, "spatialbench", "fixed").per_type == {"positional": fixed}
 
     def test_counts_in_sentences(self, write) -> None:
-        path = write(bench("counting", "There are three.", "4"), bench("counting", "Many", "2"))
+        counted = "<think>2 on the left, 2 on the right?</think> There are three."
+        path = write(bench("counting", counted, "4"), bench("counting", "Many", "2"))
         score = score_file(path, "spatialbench", "official")
         assert score.overall == pytest.approx(100 - (25 + 100) / 2)
         assert [failure.reason for failure in score.failures] == ["3 in place of 4", "no number in 'Many'"]
@@ -140,6 +145,8 @@ class TestMSMU:
             ("0.8 m", "1 m", False),
             ("3 ft 2 in", "The table is 0.97 m high", True),
             ("I cannot tell", "1 m", False),
+            ("1.4 m and 0.2 m", "1.0 m and 0.5 m", False),
+            ("1.0 m and 0.5 m", "[1.0, 0.5]", True),
             ("1 m x 1 m x 1.4 m", "[1, 1, 1]", True),  # the mean of 1, 1 and 1.4
             ("1 m x 1 m x 1.8 m", "[1, 1, 1]", False),
             ("1 m x 1 m", "[1, 1, 1]", False),
@@ -155,6 +162,12 @@ class TestMSMU:
     def test_positions(self, write, response, right) -> None:
         score = score_file(write(msmu("position", response, "(0.3, 0.65)")), "msmu", "official")
         assert score.per_type == {"position": 100.0 * right}  # means of |Δ|: 0.075, 0.125
+
+    @pytest.mark.parametrize(("response", "answer"), [("0.4", "0.3"), ("1.3", "1.2"), ("[0.4, 0.6]", "[0.3, 0.5]")])
+    def test_a_tenth_apart_is_near_in_every_digit(self, write, response, answer) -> None:
+        assert score_file(write(msmu("position", response, answer)), "msmu", "official").per_type == {"position": 100}
+        further = msmu("position", response, answer.replace("3", "299", 1).replace("1.2", "1.199"))
+        assert score_file(write(further), "msmu", "official").per_type == {"position": 0}
 
     def test_overall_is_the_mean_of_the_eight_types(self, write) -> None:
         numeric = [msmu(kind, "2", "2") for kind in self.NUMERIC] + [msmu("count", "5", "2")]
@@ -208,6 +221,11 @@ class TestMSMU:
         path = write(msmu("refer_obj_estimation", "The bed is 0.81 m, so the table is 1.1 m", "1.02 m", question))
         assert score_file(path, "msmu", "official").per_type == {"refer_obj_estimation": 100}
 
+    def test_of_two_lengths_that_are_asked_one_may_be_the_question_s(self, write) -> None:
+        question = "The bed is 0.81 m high, how high are the table and the stand?"
+        path = write(msmu("refer_obj_estimation", "0.81 m and 0.7 m", "0.95 m and 0.70 m", question))
+        assert score_file(path, "msmu", "official").per_type == {"refer_obj_estimation": 100}  # 1.17 and 1
+
 
 class TestSpatialRGPT:
     @pytest.mark.parametrize(
@@ -249,6 +267,11 @@ class TestSpatialRGPT:
         assert score_file(write(line | {"mark": 0.2}), "spatialrgpt", "official").overall == 100
         assert score_file(write(line | {"mark": 0.2}), "spatialrgpt", "fixed").overall == 0
         assert score_file(write(line | {"mark": 0}), "spatialrgpt", "official").overall == 0
+
+    def test_a_question_may_have_a_name(self, write) -> None:
+        line = region("width_data", "2 m", "1 m")
+        score = score_file(write(line | {"question_id": "q7"}, line), "spatialrgpt", "fixed")
+        assert [failure.id for failure in score.failures] == ["q7", "2"]
 
     def test_an_unknown_category(self, write) -> None:
         with pytest.raises(UserError, match=r"line 1: 'category' is \"depth_data\", expected one of distance_data"):

@@ -43,7 +43,7 @@ _OTHER = "other"
 _SYMBOLS = {"'": "ft", '"': "in"}
 _SPELLED = {"kilo": "km", "deci": "dm", "centi": "cm", "milli": "mm", "micro": "μm", "met": "m"} | {
     "inch": "in", "foot": "ft", "feet": "ft", "yard": "yd", "mile": "mi",
-    "kms": "km", "cms": "cm", "mms": "mm", "yds": "yd",
+    "kms": "km", "cms": "cm", "mms": "mm", "yds": "yd", "ins": "in",
 }  # fmt: skip
 
 # of at most 15 digits before the point: what is longer is no measure, and need not become a float
@@ -57,16 +57,17 @@ _NUMBER = r"""
 # "in" is mostly a preposition: "there are 2 in the picture"
 _IN = (
     r"in(?!\s+(?:the|this|that|these|those|an?|total|all|front|each|every|view|sight|my|our|your|its|his|her|their"
-    r"|between|order|line|image|picture|photo|scene|frame|it|them|which|both|\d+)\b)"
+    r"|between|order|line|images?|pictures?|photos?|regions?|rooms?|scene|frame|here|there|it|them|which|both|\d+)\b)"
 )
-_LENGTH = rf"{SPELLED_UNITS}|kms?|dm|cms?|mms?|μm|m|mi|yds?|ft|{_IN}"
+_LENGTH = rf"{SPELLED_UNITS}|kms?|dm|cms?|mms?|μm|m|mi|yds?|ft|ins|{_IN}"
 _NO_LENGTH = (
     r"degrees?|deg|percent|o'?\s?clock|seconds?|minutes?|hours?|times|pixels?|px|kg|g|kilograms?|pounds?|lbs?|years?"
     r"|(?:square|cubic|sq\.?)\s+\w+|(?:km|m|cm|mm|ft)(?:[²³]|\^?[23]\b|\s*/\s*\w+)"
 )
+_MARK = r"['\"](?!(?!x\s*\d)[a-z])"  # what opens a word in quotation marks is no inch
 _QUANTITY = re.compile(
     rf"(?<![a-z_\d]) (?P<number>{_NUMBER})"
-    rf"(?: \s*-?\s*(?:(?P<other>[%°]|(?:{_NO_LENGTH})(?!\w)) | (?P<unit>(?:{_LENGTH})(?![\w²³^])|['\"]))"
+    rf"(?: \s*-?\s*(?:(?P<other>[%°]|(?:{_NO_LENGTH})(?!\w)) | (?P<unit>(?:{_LENGTH})(?![\w²³^])|{_MARK}))"
     r"| (?!\w)(?!\.\d) )",
     re.VERBOSE,
 )
@@ -138,17 +139,17 @@ def numbers(text: str) -> list[float]:
     return [float(quantity.value) for quantity in quantities(text) if quantity.unit is None]
 
 
-def new_lengths(text: str, question: str) -> list[float]:
-    """The lengths in an answer, without those that the question gave, unless the answer says nothing else.
+def new_lengths(text: str, question: str, wanted: int = 1) -> list[float]:
+    """The lengths in an answer, without those that the question gave, as long as there are more than ``wanted``.
 
-    "The bed is 0.81 m high, how high is the table?" is often answered with both numbers.
+    "The bed is 0.81 m high, how high is the table?" is often answered with both numbers, the first perhaps as "0.8 m".
     """
-    values = lengths(text)
-    rest = list(values)
+    found = lengths(text)
     for known in (float(quantity.metres) for quantity in quantities(question) if quantity.unit in _METRES):
-        if known in rest:
-            rest.remove(known)
-    return rest or values
+        nearest = min(found, key=lambda length: abs(length - known), default=known)
+        if len(found) > wanted and abs(nearest - known) <= abs(known) / 50:
+            found.remove(nearest)
+    return found
 
 
 def _prepared(text: str) -> str:
@@ -193,10 +194,11 @@ def _merged(text: str, found: list[Quantity], merge: Merge) -> list[Quantity]:
 
 
 def _compound(text: str, first: Quantity, second: Quantity) -> Quantity | None:
-    """ "3 ft 2 in": whole feet, then fewer inches than make a foot."""
+    """ "3 ft 2 in": whole feet, then fewer inches than make a foot; "1 m and 0.5 m" are two lengths."""
     for name, units in (("metric", METRIC), ("imperial", IMPERIAL)):
         if first.unit in units and second.unit in units and _GOES_ON[name].fullmatch(text, first.end, second.start):
-            fits = first.value.denominator == 1 and 0 <= second.metres < units[first.unit]
+            smaller = units[second.unit] < units[first.unit]
+            fits = smaller and first.value.denominator == 1 and 0 <= second.metres < units[first.unit]
             if fits:
                 return Quantity(first.metres + second.metres, "m", first.start, second.end)
     return _unsaid(text, first, second)

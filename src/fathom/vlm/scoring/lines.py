@@ -27,7 +27,7 @@ class Line:
     @property
     def id(self) -> str:
         """What its benchmark calls it."""
-        return str(self.fields.get("id", self.fields.get("question_id", "")))
+        return str(self.fields.get("id", self.fields.get("question_id", self.number)))
 
     def text(self, name: str) -> str:
         """A field that is a text, or what a text can stand for: a number or a list of numbers.

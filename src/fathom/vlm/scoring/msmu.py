@@ -56,7 +56,8 @@ def _outcome(line: Line, name: str, mode: Mode) -> Outcome:
     question, answer, response = line.text("question"), line.text("answer"), final(line.text("response"))
     if name in JUDGED or (name == "position" and not lengths(answer)):
         return judged(line, name, question, answer, response, mode)
-    truth, found = (_values(name, question, text) for text in (answer, response))
+    truth = _values(name, question, answer)
+    found = _values(name, question, response, wanted=len(truth))
     if not truth:
         return Outcome(line, name, 0.0, f"the benchmark's own answer holds no number: {shortened(answer)}")
     if len(found) < len(truth):
@@ -69,14 +70,14 @@ def _outcome(line: Line, name: str, mode: Mode) -> Outcome:
     return Outcome(line, name, 0.0, f"{shown[0]} in place of {shown[1]}")
 
 
-def _values(name: str, question: str, text: str) -> list[float]:
+def _values(name: str, question: str, text: str, wanted: int = 1) -> list[float]:
     if name != "count":
-        return new_lengths(text, question)
+        return new_lengths(text, question, wanted)
     return numbers(text) or ([0.0] if polarity(text) is False else [])  # "there are none"
 
 
 def _near(found: Sequence[float], truth: Sequence[float]) -> bool:
-    return sum(abs(value - true) for value, true in zip(found, truth, strict=False)) / len(truth) <= 0.1
+    return sum(abs(value - true) for value, true in zip(found, truth, strict=False)) / len(truth) <= 0.1 + ROUNDING
 
 
 def _in_proportion(found: Sequence[float], truth: Sequence[float], mode: Mode) -> bool:

@@ -24,7 +24,7 @@ SPELLED_UNITS = (
 _UNIT = rf"(?:{SPELLED_UNITS}|km|cm|mm|m|ft|yd)\b"
 
 _BELOW_100 = rf"(?:(?:{_TY})(?:[\s-]+(?:{_ONE})\b)?|{_TEEN}|{_ONE}|zero)"
-_BELOW_1000 = rf"(?:(?:{_ONE}|a)\s+hundred(?:\s+(?:and\s+)?{_BELOW_100}\b)?|{_BELOW_100})"
+_BELOW_1000 = rf"(?:(?:{_TEEN}|{_ONE}|a)\s+hundred(?:\s+(?:and\s+)?{_BELOW_100}\b)?|{_BELOW_100})"
 _CARDINAL = rf"(?:(?:{_BELOW_1000}|a)\s+thousand(?:\s+(?:and\s+)?{_BELOW_1000}\b)?|{_BELOW_1000})"
 _SPELLED = re.compile(rf"\b({_CARDINAL})(?:\s+point((?:\s+(?:zero|{_ONE}))+))?\b")
 _PRONOUN = re.compile(r"\b(?:the|this|that|which|each|any|every|no|other|another)\s+$")  # "the one on the left"
@@ -36,8 +36,10 @@ _UNIT_MIXED = re.compile(
     rf"(?<![\w./,])(?P<whole>{_DIGITS}|\ban?)\s+(?P<unit>{_UNIT}){_AND_SHARE}"
 )  # a meter and a half
 _SHARE = re.compile(  # half a meter, three quarters of a meter
-    rf"(?<![\w./,])(?:(?P<part>an?|\d)\s+)?(?P<share>{'|'.join(_SHARES)})s?\s+(?:of\s+)?(?:(?:an?|1)\s+)?(?={_UNIT})"
+    rf"(?<![\w./,])(?:(?P<part>an?|\d)[\s-]+)?(?P<share>{'|'.join(_SHARES)})s?[\s-]+(?:of\s+)?(?:(?:an?|1)\s+)?(?={_UNIT})"
 )
+_AND_FRACTION = re.compile(r"(?<![\w./,])(\d+)\s+and\s+(?=\d/\d)")  # 3 and 1/2 feet
+_OF = re.compile(rf"(?<=\d)\s+of\s+an?\s+(?={_UNIT})")  # 0.75 of a meter
 _ARTICLE = re.compile(rf"\ban?\s+(?=(?:{SPELLED_UNITS})\b)")  # a meter
 _DOZEN = re.compile(r"\b(?:(half)\s+an?|(?<!half )an?|(\d{1,2}))\s+dozen\b")
 _COUPLE = re.compile(r"\ba\s+couple\s+of\s+")
@@ -78,7 +80,7 @@ def in_digits(text: str) -> str:
     text = _DOZEN.sub(lambda m: "6" if m[1] else str(12 * int(m[2] or 1)), text)
     text = _UNIT_MIXED.sub(lambda m: f"{_number(m['whole']) + _share(m)} {m['unit']}", text)
     text = _MIXED.sub(lambda m: str(_number(m["whole"]) + _share(m)), text)
-    text = _SHARE.sub(lambda m: f"{_share(m)} ", text)
+    text = _OF.sub(" ", _SHARE.sub(lambda m: f"{_share(m)} ", _AND_FRACTION.sub(r"\1 ", text)))
     return _MINUS.sub("-", _ARTICLE.sub("1 ", text))
 
 

@@ -12,10 +12,11 @@ The script has no overall score; ours is the mean of the categories. It also sto
 here the first number counts, and an answer without one is off by 100 %.
 """
 
+import re
 from collections.abc import Callable, Sequence
 
 from fathom.errors import UserError
-from fathom.vlm.scoring.answers import numbers
+from fathom.vlm.scoring.answers import final, numbers
 from fathom.vlm.scoring.judge import contains_words, polarity
 from fathom.vlm.scoring.lines import Line
 from fathom.vlm.scoring.score import Mode, Outcome, Score, each_question, shortened, summarise
@@ -58,7 +59,7 @@ def _outcome(line: Line, category: str, mode: Mode) -> Outcome:
     line.text("id")
     response, answer = line.text("response"), line.text("answer")
     if category == "counting":
-        return _counted(line, response, answer)
+        return _counted(line, final(response), answer)
     if _matches(response, answer, mode):
         return Outcome(line, category, 1.0)
     return Outcome(line, category, 0.0, f"{shortened(response)} in place of {shortened(answer)}")
@@ -67,9 +68,12 @@ def _outcome(line: Line, category: str, mode: Mode) -> Outcome:
 def _matches(response: str, answer: str, mode: Mode) -> bool:
     if mode == "official":
         return answer in response
-    if answer.strip(" .").lower() in ("yes", "no"):
+    response, answer = final(response), answer.strip(" .")
+    if answer.lower() in ("yes", "no"):
         return polarity(response) == polarity(answer)
-    return contains_words(response, answer.strip(" ."))
+    if len(answer) == 1:  # the letter of an option: "a" is an article
+        return re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", response) is not None
+    return contains_words(response, answer)
 
 
 def _counted(line: Line, response: str, answer: str) -> Outcome:

@@ -1,7 +1,7 @@
 """SpatialRGPT-Bench (arXiv 2406.01584; its ``scripts/srgpt/eval/evaluate_spatial_with_gpt4.py``).
 
 A line is what the released script reads, with a ``mark`` where a judge gave one:
-``{"question_id", "question", "pred", "gt", "qa_info": {"type", "category"}[, "mark"]}``.
+``{"question", "pred", "gt", "qa_info": {"type", "category"}[, "question_id", "mark"]}``.
 
 - quantitative *width*, *height*, *direct*, *horizontal*, *vertical distance*: right within 0.75 to 1.25 of the truth,
   both ends included.
@@ -52,7 +52,6 @@ def score(lines: Sequence[Line], mode: Mode) -> Score:
 
 
 def _outcome(line: Line, mode: Mode) -> Outcome:
-    line.text("question_id")
     about = line.inside("qa_info")
     question, answer, response = line.text("question"), line.text("gt"), final(line.text("pred"))
     if about.one_of("type", ("quantitative", "qualitative")) == "qualitative":
