@@ -11,7 +11,7 @@ from typing import Any
 from fathom.errors import UserError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_SIGNS = ("No space left", "File too large")
+_SIGNS = ("No space left", "File too large", "Disk quota exceeded")
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def full_disk_is_told(path: Path) -> Iterator[None]:
 def is_full_disk(error: BaseException | None) -> bool:
     """Whether this, or what caused it, is a full disk; writers in other languages tell it only in their message."""
     while error is not None:
-        if getattr(error, "errno", None) in _FULL or any(sign in str(error) for sign in _SIGNS):
+        if getattr(error, "errno", None) in _FULL or any(sign in f"{error} {error!r}" for sign in _SIGNS):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -203,6 +203,20 @@ def test_python_dash_m_is_the_same_command() -> None:
     assert done.stderr == "fathom: 'fathom' knows no 'docter': did you mean 'doctor'?\n"
 
 
+@pytest.mark.parametrize("words", ["train d --nonsense 3 --out", "train d --out b --training.micro-batch x"])
+def test_of_several_processes_the_first_says_what_is_wrong_with_the_options(
+    words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(SystemExit) as stop:
+            cli.main(words.split())
+        assert stop.value.code == 2
+        said.append(capsys.readouterr().err)
+    assert said[0] and not said[1]
+
+
 class TestHelpOfARecipe:
     @staticmethod
     def of(arguments: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:

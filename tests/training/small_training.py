@@ -38,13 +38,21 @@ def as_a_verb(folder: Path, words: dict) -> int:
 
 
 def training(
-    folder: Path, fault: str | None = None, at: int = 0, double: bool = False, delay: float = 0.0, **changes
+    folder: Path,
+    fault: str | None = None,
+    at: int = 0,
+    rank: int | None = None,
+    double: bool = False,
+    delay: float = 0.0,
+    **changes,
 ) -> None:
     """Eight steps; their weights are ``weights.safetensors`` in ``folder``.
 
     Args:
-        fault: what goes wrong, in the loss of the last rank or while a checkpoint is saved.
+        fault: what goes wrong, in the loss of one rank, while a checkpoint is saved, or ("die at last") when all have
+            finished the last step.
         at: the step of it.
+        rank: whose loss; by default that of the last.
         double: compute in float64.
         delay: for how long a step waits (seconds).
         changes: fields of the configuration.
@@ -58,12 +66,15 @@ def training(
     kind = torch.float64 if double else torch.float32
     # All of compiling but the kernels of the processor, which are torch's alone and take a minute.
     compiling = patch.object(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    if fault == "a folder of its own" and os.environ["RANK"] != "0":
+        folder = folder / "of-another-machine"
     with joined(config) as world, saving_goes_wrong(fault, at), compiling:
         torch.manual_seed(0)
         model = Model().to(kind)
+        who = world.size - 1 if rank is None else rank
 
         def loss_of(part, whole, step, draws):
-            if step == at and world.rank == world.size - 1:
+            if step == at and world.rank == who:
                 go_wrong(fault)
             time.sleep(delay)
             error = model.loss(part, draws.normal(part, (2,), "noise").to(kind)) * ~part.action_is_pad
@@ -73,7 +84,15 @@ def training(
         def batches(step):
             return batches_of(world, config.batch_size, step, kind)
 
-        train(model, loss_of, batches, config, folder, label="test", world=world)
+        gather = World.gather
+
+        def dying(world, model):
+            if fault == "die at last" and world.rank == who:
+                go_wrong("die")
+            gather(world, model)
+
+        with patch.object(World, "gather", dying):
+            train(model, loss_of, batches, config, folder, label="test", world=world)
         if world.is_first:
             save_file({k: v.detach() for k, v in model.state_dict().items()}, folder / "weights.safetensors")
 

@@ -189,6 +189,24 @@ class TestFailures:
         assert "fathom: rank 1 of 2 died" in said[0]
         assert "rank 0" not in said[0]
 
+    def test_it_is_named_although_torchrun_ends_the_others_at_once(self, tmp_path):
+        ranks = begin(2, tmp_path, fault="die", at=3)
+        ranks.processes[1].join(120)
+        ranks.processes[0].terminate()
+        codes, said = ranks.finish(timeout=120)
+        assert codes == [2, -signal.SIGKILL]
+        assert "fathom: rank 1 of 2 died" in said[0]
+
+    def test_the_first_rank_is_named_by_the_next(self, tmp_path):
+        codes, said = begin(3, tmp_path, fault="die", at=3, rank=0, batch_size=6).finish(timeout=120)
+        assert codes[0] == -signal.SIGKILL and 0 not in codes
+        assert "fathom: rank 0 of 3 died" in said[1]
+
+    def test_a_rank_that_dies_when_the_steps_are_done_is_named(self, tmp_path):
+        codes, said = begin(2, tmp_path, fault="die at last").finish(timeout=120)
+        assert codes == [2, -signal.SIGKILL]
+        assert "fathom: rank 1 of 2 died" in said[0]
+
     def test_what_one_rank_finds_wrong_is_said_by_the_first(self, tmp_path):
         codes, said = begin(2, tmp_path, fault="error", at=3).finish()
         assert codes == [2, 2]
@@ -221,11 +239,16 @@ class TestRefused:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
-            ranks = begin(2, tmp_path, port=taken.getsockname()[1], rank_timeout_s=5)
-            ranks.processes[1].kill()
-            codes, said = ranks.finish()
-        assert codes[0] == 2
+            codes, said = begin(2, tmp_path, port=taken.getsockname()[1], rank_timeout_s=5).finish(timeout=100)
+        assert codes == [2, 2]  # a stranger who has the port never answers: nobody waits for ever
         assert "cannot meet at 127.0.0.1" in said[0] and "--master-port" in said[0]
+        assert "rank 1 of 2 did not meet the others" in said[1]
+
+    def test_a_folder_that_the_machines_do_not_share(self, tmp_path):
+        codes, said = begin(2, tmp_path, fault="a folder of its own").finish()
+        assert codes == [2, 2]
+        assert said[0].count("rank 1 does not see") == 1 and "that all machines share" in said[0]
+        assert finished(tmp_path) == []
 
     def test_a_shard_missing_of_every_checkpoint(self, pair, tmp_path):
         folder = shutil.copytree(pair, tmp_path / "run")

@@ -30,7 +30,7 @@ from fathom.cli.quickstart import Quickstart
 from fathom.cli.report import Report
 from fathom.cli.tokenizer import TokenizerEncode, TokenizerEval, TokenizerTrain
 from fathom.cli.train import Train
-from fathom.cli.verb import STYLE, Group, RecipeVerb, Verb, with_settings
+from fathom.cli.verb import STYLE, Group, RecipeVerb, Verb, is_first_process, said_once, with_settings
 from fathom.cli.verify import VerifyLeRobot, VerifyOpenPiZero, VerifyVideoDepthAnything
 from fathom.cli.vlm_align import VlmAlign
 from fathom.cli.vlm_ask import VlmAsk
@@ -139,9 +139,11 @@ def parse(arguments: Sequence[str]) -> Verb:
     if named and "settings" in named[0].__annotations__:
         if not {"-h", "--help"}.isdisjoint(arguments):
             _explain(cast(type[RecipeVerb], named[0]), named[1], options)
-        verb, settings = tyro.cli(_choice(VERBS), return_unknown_args=True, **options)
+        with said_once():
+            verb, settings = tyro.cli(_choice(VERBS), return_unknown_args=True, **options)
         return replace(verb, settings=tuple(settings))
-    return tyro.cli(_choice(VERBS), **options)
+    with said_once():
+        return tyro.cli(_choice(VERBS), **options)
 
 
 def _explain(verb: type[RecipeVerb], arguments: Sequence[str], options: dict[str, Any]) -> NoReturn:
@@ -196,7 +198,7 @@ def _choice(verbs: Mapping[str, type[Verb] | Group]) -> Any:
 
 def _say(sentence: str) -> None:
     """One line on standard error, in red where there is colour; of several processes the first says it."""
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first_process():
         return
     from rich.console import Console
     from rich.text import Text

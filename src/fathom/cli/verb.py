@@ -1,7 +1,10 @@
 """What a verb is: options as fields, and a ``run()``."""
 
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass, fields, is_dataclass, replace
+from io import StringIO
 from types import NoneType
 from typing import Annotated, Any, Protocol, TypeVar, get_args, get_type_hints
 
@@ -62,7 +65,20 @@ def with_settings(config: Config, settings: tuple[str, ...], command: str) -> Co
         elif _at(config, path) is None and (explain or any(_name(word).startswith(f"{path}.") for word in rest)):
             config = _replaced(config, path, part())
     style = (*STYLE, tyro.conf.AvoidSubcommands)
-    return tyro.cli(type(config), default=config, args=rest, prog=command, config=style)
+    with said_once():
+        return tyro.cli(type(config), default=config, args=rest, prog=command, config=style)
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one of a run's that says what is wrong; alone, it is."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def said_once() -> Iterator[None]:
+    """All processes of a run read the same options: what is wrong with them the first one says."""
+    with nullcontext() if is_first_process() else redirect_stderr(StringIO()):
+        yield
 
 
 def _optional_parts(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -100,7 +100,7 @@ class Checkpoints:
             under_way.result()
         except BaseException as error:
             self._clear()
-            if not (is_full_disk(error) or "No space left" in repr(error)):
+            if not is_full_disk(error):
                 raise
             raise UserError(
                 f"{self.folder}: the disk is full; free some space and run again: the checkpoint before is kept."
@@ -247,7 +247,7 @@ def _damaged(path: Path) -> str | None:
         return f"{path.name} is missing"
     try:
         right = int(_checksum_path(path).read_text()) == _checksum(path)
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         right = False
     return None if right else f"{path.name} has changed since it was written"
 

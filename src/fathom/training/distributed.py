@@ -7,11 +7,13 @@ other processes themselves.
 """
 
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -27,7 +29,7 @@ from fathom.training.config import TrainingConfig
 from fathom.training.device import pick_device
 from fathom.training.layers import entrances, layers_of
 from fathom.training.samples import Samples
-from fathom.training.watch import Watch, watched
+from fathom.training.watch import Watch, end_with, watched
 
 # Layers give views (heads of queries, keys, values), and nothing changes them in place.
 warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
@@ -119,6 +121,19 @@ class World:
         if self.size > 1:
             dist.barrier()
 
+    def check_shared(self, folder: Path) -> None:
+        """Each process looks for the run's folder, which the first one has made: they all write their parts there.
+
+        Raises:
+            UserError: the machines do not share it.
+        """
+        if self.is_first:
+            folder.mkdir(parents=True, exist_ok=True)
+        self.wait()
+        unseen = None if folder.is_dir() else f"rank {self.rank} does not see {folder}"
+        if told := self.first_word(unseen):
+            raise UserError(f"{told}, where the first process writes: choose a folder that all machines share")
+
     def _joined(self, flags: Tensor) -> Tensor:
         parts = [torch.empty_like(flags, dtype=torch.uint8) for _ in range(self.size)]
         dist.all_gather(parts, flags.to(torch.uint8).contiguous())
@@ -197,7 +212,7 @@ def whole_value(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def joined(config: TrainingConfig) -> Iterator[World]:
-    """The world that ``torchrun`` (or Slurm) describes in the environment; without it, one process alone.
+    """The world that ``torchrun`` describes in the environment; without it, one process alone.
 
     Raises:
         UserError: the processes cannot find each other.
@@ -210,12 +225,13 @@ def joined(config: TrainingConfig) -> Iterator[World]:
     gpu = torch.cuda.is_available()
     if gpu:
         torch.cuda.set_device(local)
+    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=timedelta(seconds=2 * config.rank_timeout_s)
-        )
+        with _ended_after(2 * config.rank_timeout_s, f"rank {rank} of {size} did not meet the others at {where}"):
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=timedelta(seconds=2 * config.rank_timeout_s)
+            )
     except (ValueError, RuntimeError) as error:
-        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise UserError(
             f"the {size} processes cannot meet at {where} ({_first_line(error)}): choose a free port with "
             "torchrun --master-port, or let torchrun --standalone choose it"
@@ -224,6 +240,18 @@ def joined(config: TrainingConfig) -> Iterator[World]:
         yield World(rank, size, dist.new_group(backend="gloo"), watch)
         dist.barrier()
     dist.destroy_process_group()
+
+
+@contextmanager
+def _ended_after(seconds: float, sentence: str) -> Iterator[None]:
+    """End the process if this lasts longer: torch waits for ever for a stranger who has the port and says nothing."""
+    timer = threading.Timer(seconds, end_with, (sentence,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def one_process_only(what: str) -> None:

@@ -63,9 +63,11 @@ def train(
         examine: measures the model on something else, after every ``config.evaluate_every`` steps.
 
     Raises:
-        UserError: the loss is not a finite number, the disk is full, or the checkpoints are of another model.
+        UserError: the loss is not a finite number, the disk is full, the machines do not share the folder, or the
+            checkpoints are of another model.
         SystemExit: the run was told to stop (SIGTERM); its state is saved.
     """
+    world.check_shared(folder)
     model.train()
     with wrapped(model, config), told_to_stop() as stop:
         world.share_out(model, config)
@@ -261,13 +263,13 @@ class _Metrics:
         }
         line |= of_the_machine(line, self.world.size, pick_device(), self.precision) | self.noted
         self.noted = {}
-        for tracker in self.trackers:
-            tracker.write(line)
         if self.world.is_first:
             with full_disk_is_told(self.path), self.path.open("a") as file:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
+        for tracker in self.trackers:
+            tracker.write(line)
         self._reset()
         return line
 

@@ -1,10 +1,11 @@
 """The processes of a run keep an eye on each other, so that one that hangs or fails ends the run and is named."""
 
 import os
+import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -21,6 +22,8 @@ PATIENCE_S = 30.0
 
 HUNG, FAILED = 1, 2
 """Exit codes."""
+
+_RESTS, _DONE = "rests", "done"
 
 
 class Watch:
@@ -53,10 +56,10 @@ class Watch:
 
         before = signs()
         time.sleep(3 * self._pause)
-        return [rank for rank, word in signs().items() if word == before[rank] != "done"]
+        return [rank for rank, word in signs().items() if word == before[rank] != _DONE]
 
     def rest(self) -> None:
-        """The work that all do in step is done: from now on nobody is behind."""
+        """The work that all do in step is done: from now on nobody is behind, but may still die."""
         self._rests = True
 
     def stop(self) -> None:
@@ -65,15 +68,18 @@ class Watch:
         self._stop.set()
         self._thread.join()
         with suppress(RuntimeError):  # who keeps the store may be gone already
-            self._store.set(f"watch/{self.rank}", "done")
+            self._store.set(f"watch/{self.rank}", _DONE)
 
-    def tell(self, sentence: str) -> None:
-        """What this process died of, for the first one to say."""
+    def tell(self, sentence: str, dead: Collection[int] = ()) -> None:
+        """What this process fails of, for the first one that lives to say; the first of all says it as it ends."""
         self._stop.set()
         self._thread.join()
+        speaker = min(rank for rank in range(self.size) if rank not in dead)
+        if self.rank == speaker != 0:
+            _say(sentence)
         with suppress(RuntimeError):
             self._store.set("watch/failed", sentence)
-            if self.rank == 0:
+            if self.rank == speaker:
                 self._store.set("watch/heard", "")
                 return
             # Torchrun ends the others as soon as this one is gone, and they fail of its silence.
@@ -100,7 +106,7 @@ class Watch:
         while not self._stop.wait(self._pause):
             alive += 1
             progress = self._progress + _collectives()
-            self._store.set(f"watch/{self.rank}", "done" if self._rests else f"{progress} {alive}")
+            self._store.set(f"watch/{self.rank}", f"{_RESTS if self._rests else progress} {alive}")
             if self._store.check(["watch/failed"]):
                 # This one may be about to say the same: what is wrong with the settings is wrong everywhere.
                 heard_at = heard_at or time.monotonic()
@@ -121,7 +127,7 @@ class Watch:
     def _stuck(self, last: dict[tuple[int, str], tuple[str, float]]) -> list[int]:
         """Who is stuck, if it is for this process to say: whose threads are silent or, if none is, who is behind."""
         words = [self._word(rank) for rank in range(self.size)]
-        if "done" in words:
+        if any(word.split()[0] in (_DONE, _RESTS) for word in words):
             return []
         progress, now = [int(word.split()[0]) for word in words], time.monotonic()
         for rank, word in enumerate(words):
@@ -157,19 +163,28 @@ def watched(rank: int, size: int, timeout_s: float) -> Iterator[Watch]:
         watch.tell(str(error))
         raise
     except Exception as error:
-        dead: list[int] = []
-        with suppress(RuntimeError):  # who keeps the store is dead itself
+        # Torchrun sends it as soon as another process is gone, and so before this one could say which.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        try:
             dead = watch.silent()
+        except RuntimeError:  # who keeps the store is dead itself: without torchrun the first one does
+            dead = [0]
         if not dead:
             watch.tell(f"rank {rank} failed: {error!r}")
             raise
         sentence = f"{_ranks(dead)} of {size} died: the run ends; run it again to go on"
-        watch.tell(sentence)
+        watch.tell(sentence, dead)
         raise UserError(sentence) from error
     except BaseException:
         watch.stop()
         raise
     watch.stop()
+
+
+def end_with(sentence: str) -> None:
+    """End this process, whose main thread waits for something that will not come."""
+    _say(sentence)
+    os._exit(FAILED)
 
 
 def _collectives() -> int:
