@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from fathom.cli.main import main
 from fathom.errors import UserError
@@ -181,6 +182,25 @@ def test_a_model_without_depth_is_a_base_for_one_with(talk, tmp_path):
     onto.save(tmp_path / "onto")
     with pytest.raises(UserError, match="has depth or adapters already"):
         start_depth_vlm(tmp_path / "onto", DepthVLMConfig(fusion="concat"))
+
+
+def test_what_comes_back_from_fsdp_must_hold_all_that_was_trained(base, tmp_path):
+    model = start_depth_vlm(base, DepthVLMConfig(fusion="concat", lora=LoRA(rank=2)))
+    trained = {f"model.{name}": p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    save_file({name: torch.zeros_like(value) for name, value in trained.items()}, tmp_path / "all.safetensors")
+    finetuning._take_over(model, tmp_path / "all.safetensors")
+    assert all(value.abs().max() == 0 for value in trained.values())
+    assert any(p.abs().max() > 0 for p in model.parameters())  # what is frozen stays
+    lost, *kept = trained
+    save_file({name: torch.zeros_like(trained[name]) for name in kept}, tmp_path / "fewer.safetensors")
+    with pytest.raises(UserError, match=f"lacks 1 of the weights that were trained, such as {lost}"):
+        finetuning._take_over(model, tmp_path / "fewer.safetensors")
+
+
+@pytest.mark.parametrize("micro_batch", [0, -1])
+def test_a_micro_batch_holds_something(micro_batch):
+    with pytest.raises(ValueError, match="micro_batch"):
+        FinetuneConfig(micro_batch=micro_batch)
 
 
 def test_bad_input_is_told(talk, tmp_path, monkeypatch):

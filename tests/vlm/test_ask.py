@@ -227,3 +227,22 @@ class TestCommand:
         assert main(["vlm", "ask", *words, "--model", "m", "--mode", "depth_tool"]) == 2
         said = capsys.readouterr().err.strip()
         assert sentence in said and "\n" not in said
+
+    @pytest.mark.parametrize(
+        ("words", "sentence"),
+        [
+            (["?", "--max-new-tokens", "0"], "max_new_tokens is 0: an answer needs at least 1"),
+            (["?", "--max-new-tokens", "-3"], "max_new_tokens is -3"),
+            (["--mode", "marker", "--point", "nan", "3"], "the point (nan, 3) is no place in a picture"),
+            (["--mode", "marker", "--point", "5", "inf"], "the point (5, inf) is no place in a picture"),
+            (["--mode", "marker"], "marker needs a point"),
+            ([], "needs a question"),
+        ],
+    )
+    def test_what_no_model_can_be_asked_is_refused_before_one_is_loaded(
+        self, files, capsys, monkeypatch, words, sentence
+    ) -> None:
+        monkeypatch.setattr("fathom.vlm.saving.load_depth_vlm", lambda *_, **__: pytest.fail("a model was loaded"))
+        assert main(["vlm", "ask", "photo.png", *words, "--model", "m"]) == 2
+        said = capsys.readouterr().err.strip()
+        assert sentence in said and "\n" not in said

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
+from fathom.cli.main import main
 from fathom.errors import UserError
 from fathom.vlm.demo import Desk, depth_picture
 from fathom.vlm.demo_page import serve
@@ -144,6 +145,16 @@ def test_the_page_in_a_browser(model, files) -> None:
         assert all("127.0.0.1" in url or url.startswith(("data:", "blob:")) for url in asked_elsewhere)
         page.screenshot(path=files / "page.png", full_page=True)
         chromium.close()
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65536, 99999])
+def test_a_port_that_does_not_exist_is_refused_before_a_model_is_loaded(model, monkeypatch, capsys, port) -> None:
+    monkeypatch.setattr("fathom.vlm.saving.load_depth_vlm", lambda *_, **__: pytest.fail("a model was loaded"))
+    assert main(["vlm", "demo", "--model", "m", "--port", str(port)]) == 2
+    said = capsys.readouterr().err.strip()
+    assert f"port {port} does not exist" in said and "\n" not in said
+    with pytest.raises(UserError, match=f"port {port} does not exist"):
+        serve(Desk(model), port=port, block=False)
 
 
 def test_without_gradio_the_page_says_what_to_install(model, monkeypatch) -> None:

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from fathom.vlm.compression import compress
 from fathom.vlm.qwen import patches_per_token, tower_order, vision_tower
 
 FUSIONS = ["none", "concat", "positional", "adapter", "rgbd"]
@@ -229,6 +230,20 @@ def test_concat_positions_are_those_of_two_pictures(make, batch_of, compression)
             at, ids = at + max(height, width), ids[height * width :]
         found = positions[:, row, batch["attention_mask"][row].bool()].T.tolist()
         assert found == [list(place) for place in expected]
+
+
+@pytest.mark.parametrize("depth_tokens", ["encoder", "packed"])
+def test_fewer_depth_tokens_are_those_of_the_whole_grid_in_its_order(make, batch_of, depth_tokens):
+    """No picture is square: with rows taken for columns there would be as many tokens, but other ones."""
+    whole, fewer = make("concat", depth_tokens=depth_tokens), make("concat", depth_tokens=depth_tokens, compression=2)
+    batch = batch_of(fewer)
+    sizes = [(rows // 2, columns // 2) for _, rows, columns in batch["image_grid_thw"].tolist()]
+    assert all(rows != columns for rows, columns in sizes)
+    counts = [rows * columns for rows, columns in sizes for _ in ("rgb", "depth")]
+    expected = list(image_embeddings(whole, batch_of(whole)).split(counts))
+    for place, (rows, columns) in enumerate(sizes):
+        expected[2 * place + 1] = compress(expected[2 * place + 1], rows, columns, 2)
+    assert torch.allclose(image_embeddings(fewer, batch), torch.cat(expected), atol=1e-5)
 
 
 def test_packed_depth_is_a_second_picture(make, family):

@@ -10,6 +10,7 @@ import torch
 from fathom.errors import UserError
 from fathom.lora import LoRA
 from fathom.vlm.config import DepthVLMConfig
+from fathom.vlm.qwen import vision_tower
 from fathom.vlm.saving import load_depth_vlm, start_depth_vlm
 
 from .conftest import TEXTS
@@ -113,6 +114,16 @@ def test_a_published_checkpoint_comes_as_it_is(base, make, batch_of):
     assert loaded.config.fusion == "none" and loaded.config.base == str(base)
     with torch.no_grad():
         assert torch.equal(plain(**batch_of(plain)).logits, loaded(**batch_of(loaded)).logits)
+
+
+def test_depth_put_onto_a_published_vlm_starts_as_its_tower(base):
+    model = start_depth_vlm(base, DepthVLMConfig(fusion="concat"))
+    ours, theirs = model.depth_encoder.tower.state_dict(), vision_tower(model.vlm).state_dict()
+    kernel = theirs["patch_embed.proj.weight"]
+    grey = kernel[:, 0:1] + kernel[:, 1:2] + kernel[:, 2:3]
+    assert torch.allclose(ours.pop("patch_embed.proj.weight"), grey, atol=1e-6)
+    assert "blocks.0.attn.qkv.weight" in ours
+    assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
 
 
 def test_half_the_bits_keep_the_positions_whole(make, batch_of, tmp_path):

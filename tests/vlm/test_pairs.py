@@ -107,8 +107,34 @@ def test_what_is_done_is_not_done_again(photos, estimator, tmp_path):
     assert estimator.asked == asked + 2
     with pytest.raises(UserError, match="holds pairs with another weights"):
         make_pairs(photos, PairMaking("transformers", "others"), tmp_path / "pairs")
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others/notes.txt").touch()
     with pytest.raises(UserError, match="something else is already here"):
-        make_pairs(photos, MAKING, photos)
+        make_pairs(photos, MAKING, tmp_path / "others")
+
+
+@pytest.mark.parametrize("place", ["photos", "photos/pairs", "photos/deep/../pairs", "link/pairs"])
+def test_pairs_are_not_put_among_their_own_pictures(photos, estimator, tmp_path, place):
+    (tmp_path / "link").symlink_to(photos)
+    before = sorted(photos.rglob("*"))
+    with pytest.raises(UserError, match=r"lies in .*/photos, .* choose another folder"):
+        make_pairs(photos, MAKING, tmp_path / place)
+    assert sorted(photos.rglob("*")) == before and not estimator.asked
+
+
+def test_every_picture_has_a_name_of_its_own(estimator, tmp_path):
+    files = ["x.png", "x.jpg", "x_png.jpg", "x_png_.bmp", "x_jpg.png", "x_jpg.bmp"]
+    (tmp_path / "photos").mkdir()
+    for number, name in enumerate(files, 1):
+        Image.new("RGB", (10, 14), (30 * number,) * 3).save(tmp_path / "photos" / name)
+    made = make_pairs(tmp_path / "photos", MAKING, tmp_path / "pairs")
+    found, _ = read_pairs(tmp_path / "pairs")
+    assert made.pairs == len(found) == len(files) and not made.skipped
+    copied = sorted(pair.image.read_bytes() for pair in found)
+    assert copied == sorted((tmp_path / "photos" / name).read_bytes() for name in files)
+    assert {"x_png", "x_png_"} < {pair.name for pair in found}  # unlike any other, they keep their names
+    assert make_pairs(tmp_path / "photos", MAKING, tmp_path / "pairs").pairs == len(files)
+    assert estimator.asked == len(files)
 
 
 def test_relative_depth_keeps_its_order(photos, estimator, tmp_path):

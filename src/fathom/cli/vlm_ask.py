@@ -49,12 +49,13 @@ class VlmAsk:
 
         from fathom.errors import UserError
         from fathom.training.device import pick_device
-        from fathom.vlm.ask import ask, open_for_asking
+        from fathom.vlm.ask import ask, check_request, open_for_asking
 
         if self.depth is not None and self.estimator is not None:
             raise UserError("--depth and --estimator: give one of them, the depth or what estimates it.")
         if self.unit is not None and self.depth is None:
             raise UserError(f"--unit {self.unit}: is the unit of --depth, which is not there.")
+        check_request(self.question, self.mode, self.point, self.focal_length, self.max_new_tokens)
         model = open_for_asking(self.model, self.estimator, self.weights, device=pick_device())
         answer = ask(
             model,

@@ -23,7 +23,8 @@ class VlmDemo:
         from fathom.training.device import pick_device
         from fathom.vlm.ask import open_for_asking
         from fathom.vlm.demo import Desk
-        from fathom.vlm.demo_page import serve
+        from fathom.vlm.demo_page import check_port, serve
 
+        check_port(self.port)
         model = open_for_asking(self.model, self.estimator, self.weights, device=pick_device())
         serve(Desk(model), port=self.port)

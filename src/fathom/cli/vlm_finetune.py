@@ -1,5 +1,6 @@
 """``fathom vlm finetune``."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,9 +8,12 @@ from typing import TYPE_CHECKING
 import tyro
 
 from fathom.cli.verb import Settings, with_settings
+from fathom.errors import UserError
 
 if TYPE_CHECKING:
     from fathom.training.finetune import FinetuneRecipe
+
+_ALIGNED = "alignment.json", "depth_encoder.safetensors"
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,32 @@ class VlmFinetune:
         recipe = with_settings(self.recipe_called(self.recipe), self.settings, "fathom vlm finetune")
         conversations = read_conversations(self.conversations, self.images)
         start = start_for(self.model, recipe, self.aligned, conversations)
-        made_from = {"model": self.model, "file": str(self.conversations), "aligned": str(self.aligned)}
+        made_from = {
+            "model": self.model,
+            "file": str(self.conversations),
+            "file_digest": _digest(self.conversations),
+            "aligned": str(self.aligned),
+        }
+        if self.aligned is not None:
+            made_from["aligned_digest"] = _digest(*(self.aligned / name for name in _ALIGNED))
         model = finetune(start, conversations, recipe, self.out, made_from=made_from)
         if self.merge and is_first():
             model.merge().save(self.out / "merged")
         print(f"the model: {self.out / 'merged' if self.merge else self.out}")
+
+
+def _digest(*paths: Path) -> str:
+    """Changes with any byte of the files: of the same name, they may be others when a run goes on.
+
+    Raises:
+        UserError: one is missing.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                while part := file.read(2**20):
+                    digest.update(part)
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(f"{path} is missing") from None
+    return digest.hexdigest()[:16]

@@ -132,7 +132,7 @@ def finetune(
     if recipe.training.fsdp_config is not None:  # its weights are in pieces, and whole in what the trainer saved last
         _meet()  # the first process has written it
         model = start()
-        Learner(model).load_state_dict(load_file(folder / _TRAINED / WEIGHTS), strict=False)
+        _take_over(model, folder / _TRAINED / WEIGHTS)
         _meet()  # all have read it
     if is_first():
         data = {**made_from, "conversations": len(conversations)}
@@ -141,6 +141,15 @@ def finetune(
         for leftover in (*folder.glob("checkpoint-*"), folder / _TRAINED):
             shutil.rmtree(leftover, ignore_errors=True)
     return model.eval()
+
+
+def _take_over(model: DepthVLM, trained: Path) -> None:
+    """Give the model what was trained; the file may hold more, but nothing that was trained may be missing."""
+    learner = Learner(model)
+    missing = learner.load_state_dict(load_file(trained), strict=False).missing_keys
+    wanted = {name for name, parameter in learner.named_parameters() if parameter.requires_grad}
+    if lost := sorted(wanted.intersection(missing)):
+        raise UserError(f"{trained} lacks {len(lost)} of the weights that were trained, such as {lost[0]}")
 
 
 def start_for(
@@ -160,8 +169,16 @@ def start_for(
         dtype = torch.bfloat16 if frozen else torch.float32
         if is_first():
             outline = outline_depth_vlm(base, recipe.model, dtype=dtype)
-            tokens = _batch(outline.processor, conversations[:1])["input_ids"].shape[1]
-            print(memory_plan(outline, tokens=tokens, batch=_rows_at_once(recipe.training), training=True))
+            batch = _batch(outline.processor, conversations[:1])
+            plan = memory_plan(
+                outline,
+                tokens=batch["input_ids"].shape[1],
+                patches=len(batch["pixel_values"]),
+                batch=_rows_at_once(recipe.training),
+                training=True,
+                checkpointing=recipe.training.gradient_checkpointing,
+            )
+            print(plan)
         torch.manual_seed(recipe.training.seed)
         model = start_depth_vlm(base, recipe.model, dtype=dtype)
         if aligned is not None:

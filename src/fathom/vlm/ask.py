@@ -1,5 +1,6 @@
 """Ask a picture: plainly, with SpatialBot's depth tool, or about a point that DepthLM's arrow shows (SPEC §2)."""
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,28 @@ def open_for_asking(
     return found
 
 
+def check_request(
+    question: str | None,
+    mode: Mode = "plain",
+    point: tuple[float, float] | None = None,
+    focal_length: float | None = None,
+    max_new_tokens: int = 128,
+) -> None:
+    """Refuse what :func:`ask` can ask no model, before one is loaded.
+
+    Raises:
+        UserError: there is no question or no room for an answer, or the point is missing, of no use, or no place.
+    """
+    if (point is None) == (mode == "marker") or (focal_length is not None and mode != "marker"):
+        raise UserError("a point, and a focal length, belong to mode = marker, and marker needs a point")
+    if point is not None and not all(math.isfinite(place) for place in point):
+        raise UserError(f"the point ({point[0]:g}, {point[1]:g}) is no place in a picture: give x and y in pixels")
+    if not (question or "").strip() and mode != "marker":
+        raise UserError(f"mode = {mode} needs a question")
+    if max_new_tokens < 1:
+        raise UserError(f"max_new_tokens is {max_new_tokens}: an answer needs at least 1")
+
+
 def ask(
     model: "DepthVLM",
     image: ImageSource,
@@ -123,12 +146,9 @@ def ask(
 
     Raises:
         UserError: the picture, its depth or the point is bad, the depth is needed and not there, or there is no
-            question.
+            question or no room for an answer.
     """
-    if (point is None) == (mode == "marker") or (focal_length is not None and mode != "marker"):
-        raise UserError("a point, and a focal length, belong to mode = marker, and marker needs a point")
-    if not (question or "").strip() and mode != "marker":
-        raise UserError(f"mode = {mode} needs a question")
+    check_request(question, mode, point, focal_length, max_new_tokens)
     picture, config = read_image(image), model.config
     reads, estimator = config.fusion != "none", model.processor.estimator
     if point is not None:

@@ -36,10 +36,11 @@ def serve(desk: Desk, *, port: int, block: bool = True) -> str:
         its address.
 
     Raises:
-        UserError: gradio is not installed, or the port is taken.
+        UserError: gradio is not installed, or the port is taken or none.
     """
     import os
 
+    check_port(port)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     try:
         import gradio
@@ -65,6 +66,16 @@ def serve(desk: Desk, *, port: int, block: bool = True) -> str:
         print(f"open {address} in a browser; end with Ctrl-C", flush=True)
         page.block_thread()
     return str(address)
+
+
+def check_port(port: int) -> None:
+    """Refuse a number that is none of a port, before a model is loaded.
+
+    Raises:
+        UserError: it is below 1 or above 65535.
+    """
+    if not 1 <= port <= 65535:
+        raise UserError(f"port {port} does not exist: name one from 1 to 65535 with --port")
 
 
 def build(desk: Desk) -> Any:

@@ -94,9 +94,14 @@ def make_pairs(source: str | Path, making: PairMaking, out: str | Path, *, devic
         out: becomes the folder of pairs.
 
     Raises:
-        UserError: there are no pictures, no such estimator, or ``out`` holds pairs that were made from something else.
+        UserError: there are no pictures, no such estimator, or ``out`` lies in the source or holds pairs that were made
+            from something else.
     """
     out = Path(out)
+    if Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve()):
+        raise UserError(
+            f"{out}: lies in {source}, where its pictures would be taken for more of the source: choose another folder."
+        )
     pictures = open_pictures(source, camera=making.camera, every=making.every, column=making.column, split=making.split)
     recorded = making.estimator == "recorded"
     if recorded and any(picture.depth is None for picture in pictures):

@@ -62,14 +62,22 @@ def _of_folder(folder: Path) -> list[Picture]:
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _ENDINGS and path.is_file())
     if not files:
         raise UserError(f"{folder}: has no pictures; expected files ending in {', '.join(sorted(_ENDINGS))}.")
-    stems = Counter(path.with_suffix("") for path in files)
-    pictures = []
-    for path in files:
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if stems[path.with_suffix("")] > 1:  # both a.jpg and a.png
+    return [Picture(name, partial(read_image, path), path) for path, name in _names(files, folder).items()]
+
+
+def _names(files: Sequence[Path], folder: Path) -> dict[Path, str]:
+    """A name of its own for each file: its path without the ending, where no other file has the same."""
+    names = {path: path.relative_to(folder).with_suffix("").as_posix() for path in files}
+    counts = Counter(names.values())
+    taken = {name for name, count in counts.items() if count == 1}
+    for path, name in names.items():
+        if counts[name] > 1:  # both a.jpg and a.png
             name = f"{name}_{path.suffix[1:]}"
-        pictures.append(Picture(name, partial(read_image, path), path))
-    return pictures
+            while name in taken:  # and a_png.jpg, too
+                name += "_"
+            taken.add(name)
+            names[path] = name
+    return names
 
 
 def _of_lerobot(root: Path, camera: str, every: int) -> list[Picture]:

@@ -97,7 +97,8 @@ def start_depth_vlm(
     Raises:
         UserError: it is no such VLM, or damaged.
     """
-    model = _onto(local_folder(base, _FILES, **download), config, str(base), dtype)
+    folder = local_folder(base, _FILES, **{"revision": config.base_revision, **download})
+    model = _onto(folder, config, str(base), dtype)
     model.start_encoder()
     return model
 
@@ -108,7 +109,7 @@ def outline_depth_vlm(base: str | Path, config: DepthVLMConfig, *, dtype: torch.
     Raises:
         UserError: the base is no such VLM.
     """
-    folder = local_folder(base, _FILES)
+    folder = local_folder(base, _FILES, revision=config.base_revision)
     values = read_json(folder / "config.json", "vision-language model")
     processor = DepthVLMProcessor.load(folder, config)
     with torch.device("meta"):
