@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from fathom.cli import main as cli
 from fathom.data.batch import Batch
 from fathom.data.loader import ShuffledBatches
 from fathom.errors import UserError
+from fathom.files import write_json
 from fathom.training.checkpoint import _Writer
 from fathom.training.config import OptimizerConfig, TrainingConfig
 from fathom.training.distributed import World, joined
@@ -46,7 +48,7 @@ def training(
     delay: float = 0.0,
     **changes,
 ) -> None:
-    """Eight steps; their weights are ``weights.safetensors`` in ``folder``.
+    """Eight steps; their weights are ``weights.safetensors`` in ``folder``, and what was done for them ``done.json``.
 
     Args:
         fault: what goes wrong, in the loss of one rank, while a checkpoint is saved, or ("die at last") when all have
@@ -65,10 +67,11 @@ def training(
     )  # fmt: skip
     kind = torch.float64 if double else torch.float32
     # All of compiling but the kernels of the processor, which are torch's alone and take a minute.
-    compiling = patch.object(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    compiling = patch.object(torch, "compile", Mock(side_effect=partial(torch.compile, backend="aot_eager")))
+    summing = patch.object(dist, "reduce_scatter_single", Mock(side_effect=dist.reduce_scatter_single))
     if fault == "a folder of its own" and os.environ["RANK"] != "0":
         folder = folder / "of-another-machine"
-    with joined(config) as world, saving_goes_wrong(fault, at), compiling:
+    with joined(config) as world, saving_goes_wrong(fault, at), compiling as compiled, summing as summed:
         torch.manual_seed(0)
         model = Model().to(kind)
         who = world.size - 1 if rank is None else rank
@@ -94,6 +97,7 @@ def training(
         with patch.object(World, "gather", dying):
             train(model, loss_of, batches, config, folder, label="test", world=world)
         if world.is_first:
+            write_json(folder / "done.json", {"compiled": compiled.call_count, "summed": summed.call_count})
             save_file({k: v.detach() for k, v in model.state_dict().items()}, folder / "weights.safetensors")
 
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 import fathom
 from fathom.cli.main import main
@@ -65,6 +66,10 @@ def losses(folder, of="loss"):
     return [json.loads(line)[of] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def done(folder):
+    return json.loads((folder / "done.json").read_text())
+
+
 def steps_saved(folder):
     return [saved.step for saved in finished(folder)]
 
@@ -83,6 +88,12 @@ class TestOneMathematics:
         trained(count, tmp_path, double=True, **changes)
         assert furthest(tmp_path, alone) < 1e-10
         assert losses(tmp_path) == pytest.approx(losses(alone), rel=1e-6)
+        assert (done(tmp_path)["compiled"] > 0) == ("compile" in changes)
+
+    def test_parts_of_a_batch_are_added_up_before_they_are_sent(self, pair, tmp_path):
+        in_parts = trained(2, tmp_path, double=True, micro_batch=2)
+        # Twice as often, if each part were sent; a layer that is entered twice has its first half to send at once.
+        assert 0 < done(in_parts)["summed"] < 1.5 * done(pair)["summed"]
 
     def test_other_numbers_of_processes_go_on(self, alone, tmp_path):
         """Two processes begin, one goes on, four end it: weights, averages, moments and the data's place with them."""
@@ -122,6 +133,7 @@ def test_what_layers_are_gathered_in(device, precision, expected, tmp_path):
         with (
             patch("fathom.training.distributed.pick_device", lambda: torch.device(device)),
             patch.object(World, "_mesh", lambda *_: mesh),
+            patch("fathom.training.distributed.fully_shard", Mock(side_effect=fully_shard)) as sharded,
         ):
             World(size=2).share_out(model, TrainingConfig(precision=precision))
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
@@ -129,6 +141,8 @@ def test_what_layers_are_gathered_in(device, precision, expected, tmp_path):
     finally:
         dist.destroy_process_group()
     assert gathered == [expected, torch.float32]
+    summed = [call.kwargs["mp_policy"].reduce_dtype for call in sharded.call_args_list if "mp_policy" in call.kwargs]
+    assert summed == [torch.float32 if expected == torch.bfloat16 else None]  # None: as the weights are, fp32
     assert {kept.dtype for p in model.parameters() for kept in (p, p.grad)} == {torch.float32}
 
 
