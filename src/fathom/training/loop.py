@@ -63,8 +63,7 @@ def train(
         examine: measures the model on something else, after every ``config.evaluate_every`` steps.
 
     Raises:
-        UserError: the loss is not a finite number, the disk is full, the machines do not share the folder, or the
-            checkpoints are of another model.
+        UserError: the loss is no finite number, the disk is full or not shared, the checkpoints are of another model.
         SystemExit: the run was told to stop (SIGTERM); its state is saved.
     """
     world.check_shared(folder)

@@ -91,7 +91,8 @@ def start_depth_vlm(
 
     Args:
         base: hub id or folder of a Qwen2.5-VL or Qwen3-VL, or of a model saved whole with ``fusion = none`` and
-            without LoRA; it takes the place of ``config.base``, and its commit that of ``config.base_revision``.
+            without LoRA; it takes the place of ``config.base``, and its commit that of ``config.base_revision``, which
+            is asked for.
         dtype: of the VLM; what is added stays in fp32.
 
     Raises:

@@ -64,10 +64,10 @@ _NO_LENGTH = (
     r"degrees?|deg|percent|o'?\s?clock|seconds?|minutes?|hours?|times|pixels?|px|kg|g|kilograms?|pounds?|lbs?|years?"
     r"|(?:square|cubic|sq\.?)\s+\w+|(?:km|m|cm|mm|ft)(?:[²³]|\^?[23]\b|\s*/\s*\w+)"
 )
-_MARK = r"['\"](?!(?!x\s*\d)[a-z])"  # what opens a word in quotation marks is no inch
+_PRIME = r"['\"](?!(?!x\s*\d)[a-z])"  # what opens a word in quotation marks is no inch
 _QUANTITY = re.compile(
     rf"(?<![a-z_\d]) (?P<number>{_NUMBER})"
-    rf"(?: \s*-?\s*(?:(?P<other>[%°]|(?:{_NO_LENGTH})(?!\w)) | (?P<unit>(?:{_LENGTH})(?![\w²³^])|{_MARK}))"
+    rf"(?: \s*-?\s*(?:(?P<other>[%°]|(?:{_NO_LENGTH})(?!\w)) | (?P<unit>(?:{_LENGTH})(?![\w²³^])|{_PRIME}))"
     r"| (?!\w)(?!\.\d) )",
     re.VERBOSE,
 )
